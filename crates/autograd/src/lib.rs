@@ -1,0 +1,1 @@
+//! A tape of fused ops, nothing more.

@@ -1,0 +1,1 @@
+//! Devices, buffers and the caching allocator with exact peak accounting.

@@ -1,0 +1,1 @@
+//! RLHF fine-tuning of language models: the facade over the workspace.

@@ -1,0 +1,1 @@
+//! GPT-NeoX, GPT-2 and Llama: configurations, weights in and out, tokenizers, generation.

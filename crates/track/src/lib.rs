@@ -1,0 +1,1 @@
+//! Metrics: JSONL, TensorBoard events and the HTML report.

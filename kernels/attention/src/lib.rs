@@ -1,0 +1,1 @@
+//! Rotary embedding, causal attention over ragged batches, forward and backward, and KV-cache decode.

@@ -1,0 +1,1 @@
+//! LLM.int8: mixed-precision int8 linear layers, forward and backward.

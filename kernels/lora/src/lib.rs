@@ -1,0 +1,1 @@
+//! Low-rank adapters, forward and backward.

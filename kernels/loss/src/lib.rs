@@ -1,0 +1,1 @@
+//! Fused log-probabilities, PPO losses and Bradley-Terry.

@@ -1,0 +1,1 @@
+//! LayerNorm, RMSNorm and the gated and ungated activations, forward and backward.

@@ -1,0 +1,1 @@
+//! AdamW, gradient norm and clipping.
