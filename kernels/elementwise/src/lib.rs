@@ -1,0 +1,10 @@
+//! Row movement and sums that the tape needs between the fused kernels.
+//!
+//! Memory-bound, one read and one write per element; every sum runs in an order fixed by the shape.
+mod add;
+mod column_sum;
+mod rows;
+
+pub use add::{Add, AddArgs};
+pub use column_sum::{ColumnSum, ColumnSumArgs};
+pub use rows::{GatherRows, GatherRowsArgs, ScatterAddRows, ScatterAddRowsArgs};
