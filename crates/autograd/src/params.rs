@@ -1,0 +1,251 @@
+//! Weights, dense or int8, and their gradients.
+
+use device::{Buffer, Device};
+use int8_matmul::{PackInt8, PackInt8Args, QuantizeWeight, QuantizeWeightArgs};
+use matmul::{PackWeight, PackWeightArgs};
+use std::collections::HashMap;
+
+/// Names a weight in its [`Params`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParamId(pub(crate) usize);
+
+/// How a weight is used, which decides what is kept of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    /// A vector or a matrix that is read as it lies (norms, biases, embeddings, adapters).
+    Plain,
+    /// `[out, in]` of a linear layer: a packed copy serves the forward pass.
+    Linear,
+}
+
+pub(crate) enum Value {
+    Dense { data: Buffer, packed: Option<Buffer>, stale: bool },
+    Int8 { packed: Buffer<i8>, scb: Buffer },
+}
+
+/// One weight.
+pub struct Param {
+    /// The canonical name, e.g. `layers.3.qkv.weight`.
+    pub name: String,
+    /// Rows; 1 for vectors. For linear weights, outputs.
+    pub rows: usize,
+    /// Columns. For linear weights, inputs.
+    pub cols: usize,
+    /// Whether a backward pass forms its gradient.
+    pub trainable: bool,
+    kind: ParamKind,
+    pub(crate) value: Value,
+}
+
+impl Param {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// True when there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True when held as int8.
+    pub fn is_int8(&self) -> bool {
+        matches!(self.value, Value::Int8 { .. })
+    }
+
+    /// The elements `[rows, cols]` in f32; an int8 weight is dequantised.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match &self.value {
+            Value::Dense { data, .. } => data.to_vec(),
+            Value::Int8 { packed, scb } => {
+                let q = int8_matmul::unpack(&packed.to_vec(), self.rows, self.cols);
+                let scb = scb.to_vec();
+                let scales = scb.iter().map(|s| s / 127.0);
+                let rows = q.chunks_exact(self.cols.max(1)).zip(scales);
+                rows.flat_map(|(row, s)| row.iter().map(move |v| f32::from(*v) * s)).collect()
+            }
+        }
+    }
+}
+
+/// All weights of a model, in the order they were added.
+pub struct Params {
+    device: Device,
+    list: Vec<Param>,
+    by_name: HashMap<String, ParamId>,
+}
+
+impl Params {
+    /// No weights yet.
+    pub fn new(device: &Device) -> Self {
+        Params { device: device.clone(), list: Vec::new(), by_name: HashMap::new() }
+    }
+
+    /// The device that holds the weights.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Adds a weight `[rows, cols]`; frozen until [`Params::set_trainable`].
+    pub fn add(&mut self, name: &str, rows: usize, cols: usize, kind: ParamKind, data: &[f32]) -> ParamId {
+        assert_eq!(data.len(), rows * cols, "{name}: length");
+        let data = self.device.upload(data);
+        self.push(name, rows, cols, kind, Value::Dense { data, packed: None, stale: true })
+    }
+
+    /// Adds a linear weight `[rows, cols]` directly in int8, so that no dense copy outlives the call.
+    pub fn add_int8(&mut self, name: &str, rows: usize, cols: usize, data: &[f32]) -> ParamId {
+        assert_eq!(data.len(), rows * cols, "{name}: length");
+        let dense = self.device.upload(data);
+        let value = self.quantized(&dense, rows, cols);
+        self.push(name, rows, cols, ParamKind::Linear, value)
+    }
+
+    fn push(&mut self, name: &str, rows: usize, cols: usize, kind: ParamKind, value: Value) -> ParamId {
+        let id = ParamId(self.list.len());
+        let old = self.by_name.insert(name.to_string(), id);
+        assert!(old.is_none(), "{name}: added twice");
+        self.list.push(Param { name: name.to_string(), rows, cols, trainable: false, kind, value });
+        id
+    }
+
+    fn quantized(&self, dense: &Buffer, n: usize, k: usize) -> Value {
+        let mut q = self.device.alloc::<i8>(n * k);
+        let mut scb = self.device.alloc::<f32>(n);
+        let args = QuantizeWeightArgs { w: dense.arg(), q: q.arg_mut(), scb: scb.arg_mut() };
+        self.device.run(&QuantizeWeight { n, k }, args);
+        let mut packed = self.device.alloc::<i8>(int8_matmul::packed_len(n, k));
+        self.device.run(&PackInt8 { n, k }, PackInt8Args { q: q.arg(), packed: packed.arg_mut() });
+        Value::Int8 { packed, scb }
+    }
+
+    /// Replaces a dense linear weight by its int8 form (LLM.int8, row-wise absmax) and frees the dense one.
+    pub fn quantize(&mut self, id: ParamId) {
+        let p = &self.list[id.0];
+        assert_eq!(p.kind, ParamKind::Linear, "{}: only linear weights are quantised", p.name);
+        if let Value::Dense { data, .. } = &p.value {
+            let value = self.quantized(data, p.rows, p.cols);
+            self.list[id.0].value = value;
+            self.list[id.0].trainable = false;
+        }
+    }
+
+    /// Looks a weight up by its canonical name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// One weight.
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.list[id.0]
+    }
+
+    /// All weights in order.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Param)> {
+        self.list.iter().enumerate().map(|(i, p)| (ParamId(i), p))
+    }
+
+    /// Decides for every dense weight whether it is trained. Int8 weights stay frozen.
+    pub fn set_trainable(&mut self, choose: impl Fn(&str) -> bool) {
+        for p in &mut self.list {
+            p.trainable = !matches!(p.value, Value::Int8 { .. }) && choose(&p.name);
+        }
+    }
+
+    /// The trainable weights in order.
+    pub fn trainable(&self) -> impl Iterator<Item = (ParamId, &Param)> {
+        self.iter().filter(|(_, p)| p.trainable)
+    }
+
+    /// A dense weight's elements.
+    ///
+    /// # Panics
+    /// For an int8 weight.
+    pub fn data(&self, id: ParamId) -> &Buffer {
+        match &self.list[id.0].value {
+            Value::Dense { data, .. } => data,
+            Value::Int8 { .. } => panic!("{}: int8 weights have no dense data", self.list[id.0].name),
+        }
+    }
+
+    /// A dense weight's elements for writing; call [`Params::pack`] before the next forward pass.
+    ///
+    /// # Panics
+    /// For an int8 weight.
+    pub fn data_mut(&mut self, id: ParamId) -> &mut Buffer {
+        let p = &mut self.list[id.0];
+        match &mut p.value {
+            Value::Dense { data, stale, .. } => {
+                *stale = true;
+                data
+            }
+            Value::Int8 { .. } => panic!("{}: int8 weights are frozen", p.name),
+        }
+    }
+
+    /// Packs every linear weight that changed since the last call. Frozen weights are packed once.
+    pub fn pack(&mut self) {
+        for p in &mut self.list {
+            let (n, k) = (p.rows, p.cols);
+            if let (ParamKind::Linear, Value::Dense { data, packed, stale }) = (p.kind, &mut p.value)
+                && *stale
+            {
+                let packed = packed.get_or_insert_with(|| self.device.alloc(matmul::packed_len(n, k)));
+                let args = PackWeightArgs { w: data.arg(), packed: packed.arg_mut() };
+                self.device.run(&PackWeight { n, k }, args);
+                *stale = false;
+            }
+        }
+    }
+
+    /// The packed form of a dense linear weight.
+    pub(crate) fn packed(&self, id: ParamId) -> &Buffer {
+        match &self.list[id.0].value {
+            Value::Dense { packed: Some(packed), stale: false, .. } => packed,
+            _ => panic!("{}: Params::pack was not called after the last change", self.list[id.0].name),
+        }
+    }
+}
+
+/// Gradients of the trainable weights, added up over backward passes until cleared.
+#[derive(Default)]
+pub struct Grads {
+    list: Vec<Option<Buffer>>,
+}
+
+impl Grads {
+    /// No gradients yet.
+    pub fn new() -> Self {
+        Grads::default()
+    }
+
+    /// The gradient `[rows, cols]` of a weight, if any backward pass formed one.
+    pub fn get(&self, id: ParamId) -> Option<&Buffer> {
+        self.list.get(id.0).and_then(Option::as_ref)
+    }
+
+    /// The gradient buffer of a weight, zeroed at first use.
+    pub fn entry(&mut self, params: &Params, id: ParamId) -> &mut Buffer {
+        if self.list.len() <= id.0 {
+            self.list.resize_with(id.0 + 1, || None);
+        }
+        self.list[id.0].get_or_insert_with(|| params.device.zeros(params.get(id).len()))
+    }
+
+    /// Takes the gradient buffer of a weight out, zeroed at first use; give it back with [`Grads::put`].
+    pub(crate) fn take(&mut self, params: &Params, id: ParamId) -> Buffer {
+        self.entry(params, id);
+        self.list[id.0].take().expect("just made")
+    }
+
+    pub(crate) fn put(&mut self, id: ParamId, buffer: Buffer) {
+        self.list[id.0] = Some(buffer);
+    }
+
+    /// Sets all gradients to zero and keeps their buffers.
+    pub fn clear(&mut self) {
+        for g in self.list.iter_mut().flatten() {
+            g.fill(0.0);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Generation: continuous batching over a key-value cache, on the same forward pass as training.
+//!
+//! Ideas that make it fast:
+//! - each step runs one ragged batch: the newest token of every running sequence and the whole prompt of
+//!   every sequence just admitted, so weights are read once a step for all of them;
+//! - a finished sequence's slot is refilled at once; nobody waits for the longest answer;
+//! - logits are computed for the last row of each sequence only;
+//! - a model that fits the cores' caches runs one group of sequences per thread, with no barrier in a step.
+//!
+//! None of this changes a bit of the result: every kernel's row depends on that row's sequence alone.
+
+use crate::{Batch, Head, Model, Pass};
+use autograd::{Cached, Linear, Tape};
+use device::{Buffer, Device};
+use embedding::{Sample, SampleArgs};
+use rayon::prelude::*;
+use std::rc::Rc;
+
+/// How tokens are drawn.
+#[derive(Debug, Clone)]
+pub struct Sampling {
+    /// Most new tokens per sequence.
+    pub max_new_tokens: usize,
+    /// Softmax temperature; 0 = always the most likely token.
+    pub temperature: f32,
+    /// Keep only the k most likely tokens; 0 = all.
+    pub top_k: usize,
+    /// Keep the smallest set of tokens with at least this probability; 1 = all.
+    pub top_p: f32,
+    /// Token that ends an answer; it is part of the answer.
+    pub eos: Option<u32>,
+    /// Seed; together with a sequence's stream number and a token's position it fixes every draw.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { max_new_tokens: 32, temperature: 1.0, top_k: 0, top_p: 1.0, eos: None, seed: 0 }
+    }
+}
+
+/// One generated answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Completion {
+    /// The new tokens, the end token included when it was drawn.
+    pub tokens: Vec<u32>,
+    /// Log-probability of each new token under the temperature-scaled full distribution.
+    pub logprobs: Vec<f32>,
+    /// Value head's output before each new token; empty without a value head.
+    pub values: Vec<f32>,
+    /// Whether the end token was drawn (else the length limit ended it).
+    pub finished: bool,
+}
+
+/// Keys and values of all layers for a number of slots.
+pub(crate) struct KvCache {
+    layers: Vec<(Buffer, Buffer)>,
+    slot: Buffer<u32>,
+    slots: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    fn new(model: &Model, slots: usize, capacity: usize) -> Self {
+        let (c, device) = (&model.config, model.device());
+        let len = attention::cache_len(slots, capacity, c.kv_heads, c.head_dim);
+        let layers = (0..c.layers).map(|_| (device.alloc(len), device.alloc(len))).collect();
+        KvCache { layers, slot: device.upload(&[]), slots, capacity }
+    }
+
+    pub(crate) fn layer(&mut self, i: usize) -> Cached<'_> {
+        let (keys, values) = &mut self.layers[i];
+        Cached { slot: &self.slot, keys, values, slots: self.slots, capacity: self.capacity }
+    }
+}
+
+/// A sequence being generated.
+struct Running<'a> {
+    index: usize,
+    stream: u32,
+    prompt: &'a [u32],
+    /// Tokens already in the cache.
+    cached: usize,
+    done: Completion,
+}
+
+/// One sequence's part of a request.
+struct Request<'a> {
+    index: usize,
+    stream: u32,
+    prompt: &'a [u32],
+}
+
+/// Most sequences that run at once in one group.
+const MAX_SLOTS: usize = 64;
+
+/// A model whose weights are below this many bytes runs one group of sequences per thread.
+const CACHE_RESIDENT_BYTES: usize = 12 << 20;
+
+impl Model {
+    /// Continues each prompt. `streams` number the sequences for the random generator (a prompt keeps its
+    /// draws whatever else is in the batch). `progress` is told the number of new tokens as they come.
+    ///
+    /// # Panics
+    /// When a prompt is empty or a sequence would exceed `config.max_positions`: check at the boundary.
+    pub fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        streams: &[u32],
+        sampling: &Sampling,
+        pass: Pass,
+        value_head: Option<&Head>,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Vec<Completion> {
+        assert_eq!(prompts.len(), streams.len(), "one stream number per prompt");
+        let requests: Vec<Request<'_>> = prompts
+            .iter()
+            .zip(streams)
+            .enumerate()
+            .map(|(index, (prompt, stream))| {
+                assert!(!prompt.is_empty(), "prompt {index} is empty");
+                let longest = prompt.len() + sampling.max_new_tokens;
+                assert!(longest <= self.config.max_positions, "prompt {index} does not fit the context");
+                Request { index, stream: *stream, prompt }
+            })
+            .collect();
+        let groups = if self.weight_bytes() <= CACHE_RESIDENT_BYTES { rayon::current_num_threads() } else { 1 };
+        let size = requests.len().div_ceil(groups).max(1);
+        let run = |group: &[Request<'_>]| self.generate_group(group, sampling, pass, value_head, progress);
+        let done: Vec<_> = if groups == 1 {
+            requests.chunks(size).map(run).collect()
+        } else {
+            requests.par_chunks(size).map(run).collect()
+        };
+        let mut out = vec![Completion::default(); prompts.len()];
+        for (index, completion) in done.into_iter().flatten() {
+            out[index] = completion;
+        }
+        out
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.params.iter().map(|(_, p)| p.len() * if p.is_int8() { 1 } else { 4 }).sum()
+    }
+
+    fn generate_group(
+        &self,
+        requests: &[Request<'_>],
+        sampling: &Sampling,
+        pass: Pass,
+        value_head: Option<&Head>,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Vec<(usize, Completion)> {
+        let slots = requests.len().min(MAX_SLOTS);
+        let capacity = requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0) + sampling.max_new_tokens;
+        let mut cache = KvCache::new(self, slots, capacity);
+        let mut waiting = requests.iter();
+        let mut running: Vec<Option<Running<'_>>> = (0..slots).map(|_| None).collect();
+        let mut out = Vec::with_capacity(requests.len());
+        loop {
+            for seat in running.iter_mut().filter(|s| s.is_none()) {
+                *seat = waiting.next().map(|r| Running {
+                    index: r.index,
+                    stream: r.stream,
+                    prompt: r.prompt,
+                    cached: 0,
+                    done: Completion::default(),
+                });
+            }
+            if sampling.max_new_tokens == 0 || running.iter().all(Option::is_none) {
+                break;
+            }
+            let fresh = self.step(&mut running, &mut cache, sampling, pass, value_head);
+            progress(fresh);
+            for seat in &mut running {
+                let over = |r: &Running<'_>| r.done.finished || r.done.tokens.len() == sampling.max_new_tokens;
+                if let Some(r) = seat.take_if(|r| over(r)) {
+                    out.push((r.index, r.done));
+                }
+            }
+        }
+        out
+    }
+
+    /// One forward pass and one new token for every running sequence.
+    fn step(
+        &self,
+        running: &mut [Option<Running<'_>>],
+        cache: &mut KvCache,
+        sampling: &Sampling,
+        pass: Pass,
+        value_head: Option<&Head>,
+    ) -> usize {
+        let mut rows = StepRows::default();
+        for (slot, seat) in running.iter_mut().enumerate() {
+            if let Some(r) = seat {
+                rows.push(slot as u32, r);
+            }
+        }
+        let device = self.device();
+        let batch = Batch::from_parts(device, &rows.ids, &rows.positions, rows.starts);
+        cache.slot = device.upload(&rows.slots);
+        let mut tape = Tape::inference(&self.params);
+        let x = self.hidden_cached(&mut tape, &batch, pass, cache);
+        let last = tape.gather(x, &Rc::new(device.upload(&batch.last_rows())));
+        tape.release(x);
+        let h = self.final_norm(&mut tape, last);
+        let values = value_head.map(|head| head.apply(&mut tape, h));
+        let linear = Linear { weight: self.head, bias: None, lora: Vec::new(), threshold: 0.0 };
+        let logits = tape.linear("logits", h, &linear, None);
+        let (tokens, logprobs) = sample(device, tape.value(logits), &rows.streams, &rows.next, sampling);
+        let values = values.map(|v| tape.value(v).to_vec());
+        for (i, r) in running.iter_mut().flatten().enumerate() {
+            r.done.tokens.push(tokens[i]);
+            r.done.logprobs.push(logprobs[i]);
+            if let Some(values) = &values {
+                r.done.values.push(values[i]);
+            }
+            r.done.finished = sampling.eos == Some(tokens[i]);
+        }
+        tokens.len()
+    }
+}
+
+/// The rows of one step.
+struct StepRows {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    starts: Vec<u32>,
+    streams: Vec<u32>,
+    /// Position of the token about to be drawn.
+    next: Vec<u32>,
+}
+
+impl Default for StepRows {
+    fn default() -> Self {
+        let (ids, positions, slots, streams, next) = Default::default();
+        StepRows { ids, positions, slots, starts: vec![0], streams, next }
+    }
+}
+
+impl StepRows {
+    fn push(&mut self, slot: u32, r: &mut Running<'_>) {
+        let fresh = match r.done.tokens.last() {
+            Some(token) => std::slice::from_ref(token),
+            None => r.prompt,
+        };
+        self.ids.extend_from_slice(fresh);
+        self.positions.extend((r.cached..r.cached + fresh.len()).map(|p| p as u32));
+        self.slots.extend(std::iter::repeat_n(slot, fresh.len()));
+        r.cached += fresh.len();
+        self.starts.push(self.ids.len() as u32);
+        self.streams.push(r.stream);
+        self.next.push(r.cached as u32);
+    }
+}
+
+fn sample(device: &Device, logits: &Buffer, streams: &[u32], next: &[u32], s: &Sampling) -> (Vec<u32>, Vec<f32>) {
+    let rows = streams.len();
+    let kernel = Sample {
+        rows,
+        vocab: logits.len() / rows.max(1),
+        temperature: s.temperature,
+        top_k: s.top_k,
+        top_p: s.top_p,
+        seed: s.seed,
+    };
+    let (stream, position) = (device.upload(streams), device.upload(next));
+    let (mut token, mut logprob) = (device.zeros::<u32>(rows), device.zeros::<f32>(rows));
+    let args = SampleArgs {
+        logits: logits.arg(),
+        stream: stream.arg(),
+        position: position.arg(),
+        token: token.arg_mut(),
+        logprob: logprob.arg_mut(),
+    };
+    device.run(&kernel, args);
+    (token.to_vec(), logprob.to_vec())
+}

@@ -1,0 +1,1 @@
+//! The mathematics of RLHF on plain numbers: KL, rewards, advantages, statistics, alarms.

@@ -1,0 +1,124 @@
+//! y = x W^T + bias + residual over a packed weight.
+//!
+//! One task is a block of rows times a few panels: the rows stay in the core's cache while the panels stream
+//! through once. In generation (few rows) a task is a slice of the panels, so each weight is read once a step.
+
+use crate::{
+    pack::packed_len,
+    panel::{Strided, panel_product, row_block, tile_cols},
+};
+use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+
+/// y = x W^T + bias + residual, W `[n, k]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// Rows of x.
+    pub m: usize,
+    /// Outputs.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+}
+
+/// Arguments of [`Linear`].
+pub struct LinearArgs<'a> {
+    /// `[m, k]`.
+    pub x: In<'a>,
+    /// W packed by [`crate::PackWeight`].
+    pub packed: In<'a>,
+    /// `[n]`.
+    pub bias: Option<In<'a>>,
+    /// `[m, n]`.
+    pub residual: Option<In<'a>>,
+    /// `[m, n]`.
+    pub y: Out<'a>,
+}
+
+/// A pointer to the output that tasks share; each writes its own rows and columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub *mut f32);
+// SAFETY: tasks write disjoint elements, see the callers.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The elements `at..at + len`.
+    ///
+    /// # Safety
+    /// They must lie inside the buffer, and no other task may touch them meanwhile.
+    pub(crate) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
+
+/// Calls `task(rows, panels)` for blocks that cover all rows and panels.
+pub(crate) fn for_blocks(
+    m: usize,
+    n: usize,
+    k: usize,
+    task: impl Fn(std::ops::Range<usize>, std::ops::Range<usize>) + Sync + Send,
+) {
+    let (panels, cols) = (n.div_ceil(tile_cols()), tile_cols());
+    let mb = row_block(k);
+    let row_blocks = m.div_ceil(mb).max(1);
+    // Enough tasks to balance the threads, each with as many panels as possible.
+    let wanted = (4 * cpu::threads()).div_ceil(row_blocks);
+    let group = panels.div_ceil(wanted).max(1);
+    let groups = panels.div_ceil(group);
+    let work = m.min(mb) * group * cols * k / 4;
+    cpu::par_for(row_blocks * groups, work, |t| {
+        let (r, g) = (t / groups, t % groups);
+        task(r * mb..((r + 1) * mb).min(m), g * group..((g + 1) * group).min(panels));
+    });
+}
+
+impl Kernel for Linear {
+    type Args<'a> = LinearArgs<'a>;
+    const NAME: &'static str = "linear";
+
+    fn check(&self, args: &LinearArgs<'_>) -> Result<(), ArgError> {
+        let Linear { m, n, k } = *self;
+        expect_len(Self::NAME, "x", args.x.len(), m * k)?;
+        expect_len(Self::NAME, "packed", args.packed.len(), packed_len(n, k))?;
+        expect_len(Self::NAME, "bias", args.bias.map_or(n, |b| b.len()), n)?;
+        expect_len(Self::NAME, "residual", args.residual.map_or(m * n, |r| r.len()), m * n)?;
+        expect_len(Self::NAME, "y", args.y.len(), m * n)
+    }
+
+    fn cost(&self) -> Cost {
+        let (m, n, k) = (self.m as u64, self.n as u64, self.k as u64);
+        Cost { bytes_read: 4 * (m * k + n * k), bytes_written: 4 * m * n, flops: 2 * m * n * k, int8_ops: 0 }
+    }
+
+    fn cpu(&self, args: LinearArgs<'_>) {
+        let Linear { m, n, k } = *self;
+        let (x, packed, cols) = (args.x.host(), args.packed.host(), tile_cols());
+        let (bias, residual) = (args.bias.map(In::host), args.residual.map(In::host));
+        let y = Shared(args.y.host().as_mut_ptr());
+        for_blocks(m, n, k, |rows, panels| {
+            for p in panels {
+                let (first, have) = (p * cols, cols.min(n - p * cols));
+                let panel = &packed[p * k * cols..][..k * cols];
+                panel_product(Strided { data: x, row: k, step: 1 }, rows.clone(), k, panel, |i, acc| {
+                    // SAFETY: `for_blocks` hands each (row, panel) to one task; i < m, first + have <= n.
+                    let out = unsafe { y.slice(i * n + first, have) };
+                    let res = residual.map(|r| &r[i * n + first..][..have]);
+                    epilogue(acc, bias.map(|b| &b[first..][..have]), res, out);
+                });
+            }
+        });
+    }
+}
+
+#[inline(always)]
+fn epilogue(acc: &[f32], bias: Option<&[f32]>, residual: Option<&[f32]>, out: &mut [f32]) {
+    out.copy_from_slice(&acc[..out.len()]);
+    if let Some(b) = bias {
+        out.iter_mut().zip(b).for_each(|(o, b)| *o += *b);
+    }
+    if let Some(r) = residual {
+        out.iter_mut().zip(r).for_each(|(o, r)| *o += *r);
+    }
+}

@@ -1,0 +1,122 @@
+//! C (+)= alpha op(A) op(B) for all transposes and strides; B is packed into scratch on the way.
+
+use crate::{
+    linear::{Shared, for_blocks},
+    pack::{pack_plain, pack_transposed},
+    panel::{Strided, panel_product, tile_cols},
+};
+use kernel_abi::{ArgError, Cost, In, Kernel, Out};
+use std::cell::RefCell;
+
+/// C (+)= alpha op(A) op(B), op(A) `[m, k]`, op(B) `[k, n]`, C `[m, n]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Matmul {
+    /// Rows of C.
+    pub m: usize,
+    /// Columns of C.
+    pub n: usize,
+    /// Inner dimension.
+    pub k: usize,
+    /// A is stored `[k, m]`.
+    pub ta: bool,
+    /// B is stored `[n, k]`.
+    pub tb: bool,
+    /// Row stride of A as stored.
+    pub lda: usize,
+    /// Row stride of B as stored.
+    pub ldb: usize,
+    /// Row stride of C.
+    pub ldc: usize,
+    /// Factor on the product.
+    pub alpha: f32,
+    /// Add to C instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// Arguments of [`Matmul`]; buffers may be longer than the shape needs.
+pub struct MatmulArgs<'a> {
+    /// A.
+    pub a: In<'a>,
+    /// B.
+    pub b: In<'a>,
+    /// C.
+    pub c: Out<'a>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+fn at_least(arg: &'static str, got: usize, rows: usize, cols: usize, ld: usize) -> Result<(), ArgError> {
+    let want = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * ld + cols };
+    let problem = if ld < cols {
+        format!("row stride {ld} is less than {cols} columns")
+    } else if got < want {
+        format!("has {got} elements, expected at least {want}")
+    } else {
+        return Ok(());
+    };
+    Err(ArgError { kernel: Matmul::NAME, arg, problem })
+}
+
+impl Kernel for Matmul {
+    type Args<'a> = MatmulArgs<'a>;
+    const NAME: &'static str = "matmul";
+
+    fn check(&self, args: &MatmulArgs<'_>) -> Result<(), ArgError> {
+        let Matmul { m, n, k, ta, tb, lda, ldb, ldc, .. } = *self;
+        let (ar, ac) = if ta { (k, m) } else { (m, k) };
+        let (br, bc) = if tb { (n, k) } else { (k, n) };
+        at_least("a", args.a.len(), ar, ac, lda)?;
+        at_least("b", args.b.len(), br, bc, ldb)?;
+        at_least("c", args.c.len(), m, n, ldc)
+    }
+
+    fn cost(&self) -> Cost {
+        let (m, n, k) = (self.m as u64, self.n as u64, self.k as u64);
+        let read = if self.accumulate { m * n } else { 0 };
+        Cost {
+            bytes_read: 4 * (m * k + n * k + read),
+            bytes_written: 4 * m * n,
+            flops: 2 * m * n * k,
+            int8_ops: 0,
+        }
+    }
+
+    fn cpu(&self, args: MatmulArgs<'_>) {
+        let Matmul { m, n, k, ta, tb, lda, ldb, ldc, alpha, accumulate } = *self;
+        if m == 0 || n == 0 {
+            return;
+        }
+        let (a, b, cols) = (args.a.host(), args.b.host(), tile_cols());
+        let a = if ta { Strided { data: a, row: 1, step: lda } } else { Strided { data: a, row: lda, step: 1 } };
+        let c = Shared(args.c.host().as_mut_ptr());
+        let mut packed = SCRATCH.take();
+        let len = n.next_multiple_of(cols) * k;
+        if packed.len() < len {
+            packed.resize(len, 0.0);
+        }
+        cpu::par_rows(&mut packed[..len], k * cols, 1, 2 * k * cols, |p, panel| {
+            let (first, have) = (p * cols, cols.min(n - p * cols));
+            let pack = if tb { pack_transposed } else { pack_plain };
+            pack(b, ldb, first, have, k, panel);
+        });
+        let packed_ref = &packed;
+        for_blocks(m, n, k, |rows, panels| {
+            for p in panels {
+                let (first, have) = (p * cols, cols.min(n - p * cols));
+                let panel = &packed_ref[p * k * cols..][..k * cols];
+                panel_product(a, rows.clone(), k, panel, |i, acc| {
+                    // SAFETY: `for_blocks` hands each (row, panel) to one task; `check` bounded C.
+                    let out = unsafe { c.slice(i * ldc + first, have) };
+                    if accumulate {
+                        out.iter_mut().zip(acc).for_each(|(o, v)| *o += alpha * v);
+                    } else {
+                        out.iter_mut().zip(acc).for_each(|(o, v)| *o = alpha * v);
+                    }
+                });
+            }
+        });
+        SCRATCH.set(packed);
+    }
+}

@@ -1,0 +1,77 @@
+//! Packing: `[out, in]` weights into panels of `tile_cols()` outputs, inner dimension first.
+
+use crate::panel::tile_cols;
+use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+
+/// Elements of the packed form of an `[n, k]` weight: whole panels, the last one padded with zeros.
+pub fn packed_len(n: usize, k: usize) -> usize {
+    n.next_multiple_of(tile_cols()) * k
+}
+
+/// Packs an `[n, k]` row-major weight (out, in) for [`crate::Linear`].
+#[derive(Debug, Clone, Copy)]
+pub struct PackWeight {
+    /// Outputs.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+}
+
+/// Arguments of [`PackWeight`].
+pub struct PackWeightArgs<'a> {
+    /// `[n, k]`.
+    pub w: In<'a>,
+    /// `[packed_len(n, k)]`.
+    pub packed: Out<'a>,
+}
+
+impl Kernel for PackWeight {
+    type Args<'a> = PackWeightArgs<'a>;
+    const NAME: &'static str = "pack_weight";
+
+    fn check(&self, args: &PackWeightArgs<'_>) -> Result<(), ArgError> {
+        expect_len(Self::NAME, "w", args.w.len(), self.n * self.k)?;
+        expect_len(Self::NAME, "packed", args.packed.len(), packed_len(self.n, self.k))
+    }
+
+    fn cost(&self) -> Cost {
+        let n = 4 * (self.n * self.k) as u64;
+        Cost { bytes_read: n, bytes_written: n, ..Cost::default() }
+    }
+
+    fn cpu(&self, args: PackWeightArgs<'_>) {
+        let PackWeight { n, k } = *self;
+        let (w, cols) = (args.w.host(), tile_cols());
+        cpu::par_rows(args.packed.host(), k * cols, 1, 2 * k * cols, |p, panel| {
+            pack_transposed(w, k, p * cols, cols.min(n - p * cols), k, panel);
+        });
+    }
+}
+
+/// panel[kk, j] = w[(first + j) * ld + kk] for j < have, else 0.
+pub(crate) fn pack_transposed(w: &[f32], ld: usize, first: usize, have: usize, k: usize, panel: &mut [f32]) {
+    let cols = tile_cols();
+    if have < cols {
+        panel.fill(0.0);
+    }
+    // Square blocks: both sides stay in cache lines that were just touched.
+    const STEP: usize = 16;
+    for k0 in (0..k).step_by(STEP) {
+        let k1 = (k0 + STEP).min(k);
+        for j in 0..have {
+            let row = &w[(first + j) * ld..][k0..k1];
+            for (kk, v) in row.iter().enumerate() {
+                panel[(k0 + kk) * cols + j] = *v;
+            }
+        }
+    }
+}
+
+/// panel[kk, j] = b[kk * ld + first + j] for j < have, else 0.
+pub(crate) fn pack_plain(b: &[f32], ld: usize, first: usize, have: usize, k: usize, panel: &mut [f32]) {
+    let cols = tile_cols();
+    for (kk, row) in panel.chunks_exact_mut(cols).enumerate().take(k) {
+        row[..have].copy_from_slice(&b[kk * ld + first..][..have]);
+        row[have..].fill(0.0);
+    }
+}
