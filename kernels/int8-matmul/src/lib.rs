@@ -1,1 +1,20 @@
-//! LLM.int8: mixed-precision int8 linear layers, forward and backward.
+//! LLM.int8 (arXiv 2208.07339): int8 linear layers with 16-/32-bit outliers, forward and backward.
+//!
+//! Weights are quantised once, row-wise by absmax, by bitsandbytes' rule. Activations are quantised per row
+//! in the forward pass; elements at or above the outlier threshold are set aside and multiplied in f32 with
+//! the dequantised weight column.
+//!
+//! One choice differs from the paper: outliers are found per row, not per column over the whole batch. The
+//! paper's set depends on which other tokens share the batch, so the same token would get other bits in
+//! generation than in training; per row it never does, and every element the paper would keep wide because
+//! it is large is still kept wide.
+mod backward;
+mod forward;
+mod micro;
+mod pack;
+mod quantize;
+
+pub use backward::{Int8LinearBackward, Int8LinearBackwardArgs};
+pub use forward::{Int8Linear, Int8LinearArgs};
+pub use pack::{PackInt8, PackInt8Args, packed_len, unpack};
+pub use quantize::{QuantizeWeight, QuantizeWeightArgs};

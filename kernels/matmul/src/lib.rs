@@ -3,13 +3,15 @@
 //! Every output element is one chain over the inner dimension, ascending, of fused multiply-adds; then the
 //! bias, then the residual. So a row's result depends on nothing but that row and the weights: not on the
 //! number of rows, the tile it fell into, the threads, or the instruction set.
+mod blocks;
 mod linear;
 mod matmul;
 mod micro;
 mod pack;
 mod panel;
 
+pub use blocks::{Shared, for_blocks};
 pub use linear::{Linear, LinearArgs};
 pub use matmul::{Matmul, MatmulArgs};
 pub use pack::{PackWeight, PackWeightArgs, packed_len};
-pub use panel::{Strided, panel_product, row_block, tile_cols};
+pub use panel::{Strided, panel_product, tile_cols, tile_rows};

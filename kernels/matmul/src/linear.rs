@@ -5,7 +5,8 @@
 
 use crate::{
     pack::packed_len,
-    panel::{Strided, panel_product, row_block, tile_cols},
+    blocks::{Shared, for_blocks},
+    panel::{Strided, panel_product, tile_cols, tile_rows},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
@@ -34,46 +35,6 @@ pub struct LinearArgs<'a> {
     pub y: Out<'a>,
 }
 
-/// A pointer to the output that tasks share; each writes its own rows and columns.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared(pub *mut f32);
-// SAFETY: tasks write disjoint elements, see the callers.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// The elements `at..at + len`.
-    ///
-    /// # Safety
-    /// They must lie inside the buffer, and no other task may touch them meanwhile.
-    pub(crate) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's contract.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
-    }
-}
-
-/// Calls `task(rows, panels)` for blocks that cover all rows and panels.
-pub(crate) fn for_blocks(
-    m: usize,
-    n: usize,
-    k: usize,
-    task: impl Fn(std::ops::Range<usize>, std::ops::Range<usize>) + Sync + Send,
-) {
-    let (panels, cols) = (n.div_ceil(tile_cols()), tile_cols());
-    let mb = row_block(k);
-    let row_blocks = m.div_ceil(mb).max(1);
-    // Enough tasks to balance the threads, each with as many panels as possible.
-    let wanted = (4 * cpu::threads()).div_ceil(row_blocks);
-    let group = panels.div_ceil(wanted).max(1);
-    let groups = panels.div_ceil(group);
-    let work = m.min(mb) * group * cols * k / 4;
-    cpu::par_for(row_blocks * groups, work, |t| {
-        let (r, g) = (t / groups, t % groups);
-        task(r * mb..((r + 1) * mb).min(m), g * group..((g + 1) * group).min(panels));
-    });
-}
-
 impl Kernel for Linear {
     type Args<'a> = LinearArgs<'a>;
     const NAME: &'static str = "linear";
@@ -96,8 +57,8 @@ impl Kernel for Linear {
         let Linear { m, n, k } = *self;
         let (x, packed, cols) = (args.x.host(), args.packed.host(), tile_cols());
         let (bias, residual) = (args.bias.map(In::host), args.residual.map(In::host));
-        let y = Shared(args.y.host().as_mut_ptr());
-        for_blocks(m, n, k, |rows, panels| {
+        let y = Shared::new(args.y.host());
+        for_blocks(m, n, cols, tile_rows(), k, |rows, panels| {
             for p in panels {
                 let (first, have) = (p * cols, cols.min(n - p * cols));
                 let panel = &packed[p * k * cols..][..k * cols];

@@ -1,9 +1,9 @@
 //! C (+)= alpha op(A) op(B) for all transposes and strides; B is packed into scratch on the way.
 
 use crate::{
-    linear::{Shared, for_blocks},
+    blocks::{Shared, for_blocks},
     pack::{pack_plain, pack_transposed},
-    panel::{Strided, panel_product, tile_cols},
+    panel::{Strided, panel_product, tile_cols, tile_rows},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out};
 use std::cell::RefCell;
@@ -90,7 +90,7 @@ impl Kernel for Matmul {
         }
         let (a, b, cols) = (args.a.host(), args.b.host(), tile_cols());
         let a = if ta { Strided { data: a, row: 1, step: lda } } else { Strided { data: a, row: lda, step: 1 } };
-        let c = Shared(args.c.host().as_mut_ptr());
+        let c = Shared::new(args.c.host());
         let mut packed = SCRATCH.take();
         let len = n.next_multiple_of(cols) * k;
         if packed.len() < len {
@@ -102,7 +102,7 @@ impl Kernel for Matmul {
             pack(b, ldb, first, have, k, panel);
         });
         let packed_ref = &packed;
-        for_blocks(m, n, k, |rows, panels| {
+        for_blocks(m, n, cols, tile_rows(), k, |rows, panels| {
             for p in panels {
                 let (first, have) = (p * cols, cols.min(n - p * cols));
                 let panel = &packed_ref[p * k * cols..][..k * cols];

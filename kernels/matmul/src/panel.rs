@@ -8,10 +8,9 @@ pub fn tile_cols() -> usize {
     shape().1
 }
 
-/// Rows of A that stay in a core's cache while panels stream past, a multiple of the tile's rows.
-pub fn row_block(k: usize) -> usize {
-    let rows = shape().0;
-    ((128 * 1024 / k.max(1)).clamp(rows, 96) / rows) * rows
+/// Rows of the register tile on this machine.
+pub fn tile_rows() -> usize {
+    shape().0
 }
 
 /// For each row i of `rows`, calls `store(i, values)` with the panel's `tile_cols()` products
