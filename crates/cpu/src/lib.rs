@@ -7,8 +7,10 @@
 //!   uses a fused multiply-add, so AVX-512, AVX2 and portable code agree bit for bit.
 mod math;
 mod par;
+mod shared;
 mod simd;
 
 pub use math::{dot, erf, exp, ln, max, sigmoid, sum, tanh};
 pub use par::{par_for, par_rows, threads};
+pub use shared::Shared;
 pub use simd::{Isa, isa};

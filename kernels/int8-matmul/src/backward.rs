@@ -79,7 +79,7 @@ impl Kernel for Int8LinearBackward {
     fn cpu(&self, args: Int8LinearBackwardArgs<'_>) {
         let Int8LinearBackward { m, n, k, accumulate } = *self;
         let (dy, packed, scb) = (args.dy.host(), args.packed.host(), args.scb.host());
-        let dx = matmul::Shared::new(args.dx.host());
+        let dx = cpu::Shared::new(args.dx.host());
         let cols = tile_cols();
         cpu::par_for(k.div_ceil(cols), (m + 1) * n * cols / 4, |p| {
             let (first, have) = (p * cols, cols.min(k - p * cols));

@@ -111,11 +111,11 @@ impl Quantized {
             }
         };
         const BLOCK: usize = 8;
-        let scales = SharedScales(self.scale.as_mut_ptr());
+        let scales = cpu::Shared::new(&mut self.scale);
         cpu::par_rows(&mut self.q, stride.max(1), BLOCK, 4 * k, |first, rows| {
             for (i, q) in rows.chunks_exact_mut(stride.max(1)).enumerate() {
                 // SAFETY: row first + i < m belongs to this task alone.
-                one(first + i, q, unsafe { scales.at(first + i) });
+                one(first + i, q, unsafe { &mut scales.slice(first + i, 1)[0] });
             }
         });
         if any.into_inner() {
@@ -124,24 +124,6 @@ impl Quantized {
                 self.outliers.extend(far.map(|(c, v)| (i as u32, c as u32, *v)));
             }
         }
-    }
-}
-
-/// Per-row scales that row tasks fill side by side.
-#[derive(Clone, Copy)]
-struct SharedScales(*mut f32);
-// SAFETY: each task writes its own rows.
-unsafe impl Send for SharedScales {}
-// SAFETY: as above.
-unsafe impl Sync for SharedScales {}
-
-impl SharedScales {
-    /// # Safety
-    /// `i` must be in range and no other task may touch it.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn at(&self, i: usize) -> &mut f32 {
-        // SAFETY: the caller's contract.
-        unsafe { &mut *self.0.add(i) }
     }
 }
 
@@ -214,7 +196,7 @@ impl Kernel for Int8Linear {
         }
         let (packed, scb) = (args.packed.host(), args.scb.host());
         let (bias, residual) = (args.bias.map(In::host), args.residual.map(In::host));
-        let y = matmul::Shared::new(args.y.host());
+        let y = cpu::Shared::new(args.y.host());
         let mut x = SCRATCH.take();
         x.fill(args.x.host(), m, k, threshold);
         let quantized = &x;

@@ -1,1 +1,11 @@
-//! Low-rank adapters, forward and backward.
+//! Low-rank adapters (arXiv 2106.09685), forward and backward.
+//!
+//! y += s (x A^T) B^T on a column range of y. Only the rank-wide intermediate u = x A^T is kept; the backward
+//! pass forms du = s dy B once and gets dA, dB and dx from it by three thin products.
+mod backward;
+mod forward;
+mod merge;
+
+pub use backward::{LoraBackward, LoraBackwardArgs};
+pub use forward::{LoraForward, LoraForwardArgs};
+pub use merge::{LoraMerge, LoraMergeArgs};

@@ -10,7 +10,7 @@ mod micro;
 mod pack;
 mod panel;
 
-pub use blocks::{Shared, for_blocks};
+pub use blocks::for_blocks;
 pub use linear::{Linear, LinearArgs};
 pub use matmul::{Matmul, MatmulArgs};
 pub use pack::{PackWeight, PackWeightArgs, packed_len};

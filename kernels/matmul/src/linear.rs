@@ -5,7 +5,7 @@
 
 use crate::{
     pack::packed_len,
-    blocks::{Shared, for_blocks},
+    blocks::for_blocks,
     panel::{Strided, panel_product, tile_cols, tile_rows},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
@@ -57,7 +57,7 @@ impl Kernel for Linear {
         let Linear { m, n, k } = *self;
         let (x, packed, cols) = (args.x.host(), args.packed.host(), tile_cols());
         let (bias, residual) = (args.bias.map(In::host), args.residual.map(In::host));
-        let y = Shared::new(args.y.host());
+        let y = cpu::Shared::new(args.y.host());
         for_blocks(m, n, cols, tile_rows(), k, |rows, panels| {
             for p in panels {
                 let (first, have) = (p * cols, cols.min(n - p * cols));

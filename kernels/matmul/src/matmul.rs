@@ -1,7 +1,7 @@
 //! C (+)= alpha op(A) op(B) for all transposes and strides; B is packed into scratch on the way.
 
 use crate::{
-    blocks::{Shared, for_blocks},
+    blocks::for_blocks,
     pack::{pack_plain, pack_transposed},
     panel::{Strided, panel_product, tile_cols, tile_rows},
 };
@@ -90,7 +90,7 @@ impl Kernel for Matmul {
         }
         let (a, b, cols) = (args.a.host(), args.b.host(), tile_cols());
         let a = if ta { Strided { data: a, row: 1, step: lda } } else { Strided { data: a, row: lda, step: 1 } };
-        let c = Shared::new(args.c.host());
+        let c = cpu::Shared::new(args.c.host());
         let mut packed = SCRATCH.take();
         let len = n.next_multiple_of(cols) * k;
         if packed.len() < len {

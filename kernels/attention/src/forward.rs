@@ -1,0 +1,138 @@
+//! Causal attention over a ragged batch; one task per sequence and key/value head.
+
+use crate::inner::{LANES, attend, blocks_len, put, with_scratch};
+use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+
+/// out = softmax(q k^T / sqrt(head_dim), causal) v for every sequence and head.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionForward {
+    /// Token rows of all sequences together.
+    pub rows: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads` (grouped-query attention, arXiv 2305.13245).
+    pub kv_heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+}
+
+/// Arguments of [`AttentionForward`].
+pub struct AttentionForwardArgs<'a> {
+    /// `[rows, (heads + 2 kv_heads) head_dim]`: query heads, key heads, value heads.
+    pub qkv: In<'a>,
+    /// `[sequences + 1]` offsets of the sequences' first rows.
+    pub starts: In<'a, u32>,
+    /// `[rows, heads head_dim]`.
+    pub out: Out<'a>,
+    /// `[rows, heads]` log-sum-exp of the scaled scores.
+    pub lse: Out<'a>,
+}
+
+/// The columns of q, k and v in a fused row.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Columns {
+    pub fn width(self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+    pub fn q(self, head: usize) -> usize {
+        head * self.head_dim
+    }
+    pub fn k(self, kv: usize) -> usize {
+        (self.heads + kv) * self.head_dim
+    }
+    pub fn v(self, kv: usize) -> usize {
+        (self.heads + self.kv_heads + kv) * self.head_dim
+    }
+    /// Query heads that share key/value head `kv`.
+    pub fn group(self, kv: usize) -> std::ops::Range<usize> {
+        let g = self.heads / self.kv_heads;
+        kv * g..(kv + 1) * g
+    }
+    pub fn scale(self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+/// Checks head counts and that `starts` ascends from 0 to `rows`.
+pub(crate) fn check_shape(kernel: &'static str, c: Columns, rows: usize, starts: In<'_, u32>) -> Result<(), ArgError> {
+    if c.kv_heads == 0 || c.heads % c.kv_heads != 0 || c.head_dim == 0 {
+        let problem = format!("{} query heads over {} key/value heads of {}", c.heads, c.kv_heads, c.head_dim);
+        return Err(ArgError { kernel, arg: "heads", problem });
+    }
+    if let In::Host(s) = starts {
+        let ascends = s.windows(2).all(|w| w[0] <= w[1]);
+        if s.first() != Some(&0) || s.last() != Some(&(rows as u32)) || !ascends {
+            let problem = format!("must ascend from 0 to {rows} rows");
+            return Err(ArgError { kernel, arg: "starts", problem });
+        }
+    }
+    Ok(())
+}
+
+/// Scalar operations of an average task, for the decision to share work.
+pub(crate) fn task_work(rows: usize, sequences: usize, c: Columns) -> usize {
+    let len = rows / sequences.max(1);
+    len * len * c.head_dim * (c.heads / c.kv_heads) / 8
+}
+
+impl Kernel for AttentionForward {
+    type Args<'a> = AttentionForwardArgs<'a>;
+    const NAME: &'static str = "attention_forward";
+
+    fn check(&self, args: &AttentionForwardArgs<'_>) -> Result<(), ArgError> {
+        let AttentionForward { rows, heads, kv_heads, head_dim } = *self;
+        let c = Columns { heads, kv_heads, head_dim };
+        expect_len(Self::NAME, "qkv", args.qkv.len(), rows * c.width())?;
+        expect_len(Self::NAME, "out", args.out.len(), rows * heads * head_dim)?;
+        expect_len(Self::NAME, "lse", args.lse.len(), rows * heads)?;
+        check_shape(Self::NAME, c, rows, args.starts)
+    }
+
+    /// Without the sequence lengths, one sequence is assumed: an upper bound of the operations.
+    fn cost(&self) -> Cost {
+        let (t, h, d) = (self.rows as u64, self.heads as u64, self.head_dim as u64);
+        let width = (self.heads + 2 * self.kv_heads) as u64 * d;
+        Cost {
+            bytes_read: 4 * t * width,
+            bytes_written: 4 * t * h * (d + 1),
+            flops: 2 * t * (t + 1) * h * d,
+            int8_ops: 0,
+        }
+    }
+
+    fn cpu(&self, args: AttentionForwardArgs<'_>) {
+        let AttentionForward { rows, heads, kv_heads, head_dim: d } = *self;
+        let c = Columns { heads, kv_heads, head_dim: d };
+        let (qkv, starts, width) = (args.qkv.host(), args.starts.host(), c.width());
+        let (out, lse) = (cpu::Shared::new(args.out.host()), cpu::Shared::new(args.lse.host()));
+        let sequences = starts.len() - 1;
+        cpu::par_for(sequences * kv_heads, task_work(rows, sequences, c), |task| {
+            let (s, kv) = (task / kv_heads, task % kv_heads);
+            let (first, n) = (starts[s] as usize, (starts[s + 1] - starts[s]) as usize);
+            with_scratch(blocks_len(n, d) + n.next_multiple_of(LANES), |scratch| {
+                let (keys, scores) = scratch.split_at_mut(blocks_len(n, d));
+                for j in 0..n {
+                    put(keys, j, &qkv[(first + j) * width + c.k(kv)..][..d]);
+                }
+                for head in c.group(kv) {
+                    for i in 0..n {
+                        let row = first + i;
+                        let q = &qkv[row * width + c.q(head)..][..d];
+                        let values = &qkv[first * width + c.v(kv)..];
+                        // SAFETY: this task alone writes its sequence's rows of its group's heads.
+                        let (o, l) = unsafe {
+                            (out.slice((row * heads + head) * d, d), lse.slice(row * heads + head, 1))
+                        };
+                        l[0] = attend(q, keys, values, width, i + 1, c.scale(), scores, o);
+                    }
+                }
+            });
+        });
+    }
+}
