@@ -250,10 +250,11 @@ impl PpoConfig {
             return Err(refuse("init_kl_coef", self.init_kl_coef, advice));
         }
         number("target", self.target, self.target > 0.0, "must be positive (nats per response)")?;
-        let slow =
-            "must be at least a fifth of batch_size, or one update could turn the coefficient negative";
-        number("horizon", self.horizon, self.horizon >= 0.2 * self.batch_size as f64, slow)?;
-        number("horizon", self.horizon, self.horizon > 0.0, "must be positive (responses)")?;
+        if self.adap_kl_ctrl {
+            let slow =
+                "must be at least a fifth of batch_size, or one update could turn the coefficient negative";
+            number("horizon", self.horizon, self.horizon >= 0.2 * self.batch_size as f64, slow)?;
+        }
         if self.kl_penalty != KlPenalty::Kl && self.kl_estimator != KlEstimator::K1 {
             let advice = "it only applies to kl_penalty = \"kl\"; leave it out, or set kl_penalty = \"kl\"";
             return Err(refuse("kl_estimator", format!("{:?}", self.kl_estimator).to_lowercase(), advice));
