@@ -54,7 +54,7 @@ impl<'p> Tape<'p> {
     }
 }
 
-impl Pass<'_, '_> {
+impl<'p> Pass<'_, 'p> {
     fn device(&self) -> &Device {
         &self.tape.device
     }
@@ -63,7 +63,7 @@ impl Pass<'_, '_> {
         self.tape.params
     }
 
-    fn node(&mut self, v: Var, op: Op<'_>) {
+    fn node(&mut self, v: Var, op: Op<'p>) {
         if !self.tape.needs_grad(v) || matches!(op, Op::Leaf | Op::Entropy) {
             return;
         }
@@ -308,7 +308,7 @@ impl Pass<'_, '_> {
         self.add(x, dx);
     }
 
-    fn checkpoint(&mut self, x: Var, section: Section<'_>, dy: Buffer) {
+    fn checkpoint(&mut self, x: Var, section: Section<'p>, dy: Buffer) {
         let (rows, cols) = (self.tape.rows(x), self.tape.cols(x));
         let mut inner = Tape::new(self.tape.params);
         let leaf = inner.leaf(self.tape.value(x).clone(), rows, cols, self.tape.needs_grad(x));

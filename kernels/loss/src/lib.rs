@@ -1,1 +1,23 @@
-//! Fused log-probabilities, PPO losses and Bradley-Terry.
+//! Losses fused with what comes before them: log-probabilities from hidden states, PPO's clipped losses,
+//! Bradley-Terry, softmax cross-entropy.
+//!
+//! [`log_sum_exp`] is the one place where a row of logits is normalised: scoring and sampling both go
+//! through it, so a sampled token's log-probability has the same bits when it is scored later.
+mod check;
+mod cross_entropy;
+mod full_kl;
+mod log_prob;
+mod log_prob_backward;
+mod pairs;
+mod ppo_policy;
+mod ppo_value;
+mod softmax;
+
+pub use cross_entropy::{SoftmaxCrossEntropy, SoftmaxCrossEntropyArgs};
+pub use full_kl::{FullKl, FullKlArgs};
+pub use log_prob::{LmLogProb, LmLogProbArgs};
+pub use log_prob_backward::{LmLogProbBackward, LmLogProbBackwardArgs};
+pub use pairs::{BradleyTerry, BradleyTerryArgs};
+pub use ppo_policy::{PpoPolicyLoss, PpoPolicyLossArgs};
+pub use ppo_value::{PpoValueLoss, PpoValueLossArgs};
+pub use softmax::{CHUNK, RowSoftmax, log_sum_exp, row_softmax};

@@ -1,0 +1,120 @@
+//! KL(policy || reference) over the whole vocabulary, from the hidden states of both under one head.
+//!
+//! As in the log-probability kernel, logits exist for a block of rows only.
+
+use crate::{
+    check,
+    log_prob::{at_least, linear, rows_per_block},
+    softmax::{CHUNK, log_sum_exp},
+};
+use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use matmul::packed_len;
+use std::cell::RefCell;
+
+/// sum_v p_v ln(p_v / q_v) per row, p the policy's distribution and q the reference's.
+#[derive(Debug, Clone, Copy)]
+pub struct FullKl {
+    /// Rows.
+    pub rows: usize,
+    /// Columns of the hidden states.
+    pub hidden: usize,
+    /// Rows of the head.
+    pub vocab: usize,
+    /// 1 / temperature, for both.
+    pub inv_temperature: f32,
+}
+
+/// Arguments of [`FullKl`].
+pub struct FullKlArgs<'a> {
+    /// `[rows, hidden]`.
+    pub x_policy: In<'a>,
+    /// `[rows, hidden]`.
+    pub x_ref: In<'a>,
+    /// The `[vocab, hidden]` head packed by [`matmul::PackWeight`].
+    pub head_packed: In<'a>,
+    /// `[rows]`, in nats.
+    pub kl: Out<'a>,
+}
+
+thread_local! {
+    static LOGITS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+impl Kernel for FullKl {
+    type Args<'a> = FullKlArgs<'a>;
+    const NAME: &'static str = "full_kl";
+
+    fn check(&self, args: &FullKlArgs<'_>) -> Result<(), ArgError> {
+        let FullKl { rows, hidden, vocab, inv_temperature } = *self;
+        check::inv_temperature(Self::NAME, inv_temperature)?;
+        expect_len(Self::NAME, "x_policy", args.x_policy.len(), rows * hidden)?;
+        expect_len(Self::NAME, "x_ref", args.x_ref.len(), rows * hidden)?;
+        expect_len(Self::NAME, "head_packed", args.head_packed.len(), packed_len(vocab, hidden))?;
+        expect_len(Self::NAME, "kl", args.kl.len(), rows)
+    }
+
+    fn cost(&self) -> Cost {
+        let (m, n, k) = (self.rows as u64, self.vocab as u64, self.hidden as u64);
+        Cost {
+            bytes_read: 4 * (2 * m * k + n * k),
+            bytes_written: 4 * m,
+            flops: 4 * m * n * k + 10 * m * n,
+            int8_ops: 0,
+        }
+    }
+
+    fn cpu(&self, args: FullKlArgs<'_>) {
+        let FullKl { rows, hidden, vocab, inv_temperature } = *self;
+        let (xp, xq) = (args.x_policy.host(), args.x_ref.host());
+        let (packed, kl) = (args.head_packed.host(), args.kl.host());
+        let [mut p, mut q] = LOGITS.take();
+        let block = rows_per_block(vocab);
+        for first in (0..rows).step_by(block) {
+            let n = block.min(rows - first);
+            let part = first * hidden..(first + n) * hidden;
+            let (p, q) = (at_least(&mut p, n * vocab), at_least(&mut q, n * vocab));
+            linear(n, vocab, hidden, &xp[part.clone()], packed, p);
+            linear(n, vocab, hidden, &xq[part], packed, q);
+            let (p, q) = (&*p, &*q);
+            cpu::par_rows(&mut kl[first..first + n], 1, 1, 32 * vocab, |i, out| {
+                let row = i * vocab..(i + 1) * vocab;
+                out[0] = divergence(&p[row.clone()], &q[row], inv_temperature);
+            });
+        }
+        LOGITS.set([p, q]);
+    }
+}
+
+/// Rounding can leave the sum of a few 1e-8 below zero when the distributions agree: it is kept, so that
+/// means over many rows are not biased.
+fn divergence(p: &[f32], q: &[f32], inv_temperature: f32) -> f32 {
+    let (lp, lq) = (log_sum_exp(p, inv_temperature), log_sum_exp(q, inv_temperature));
+    weighted_difference(p, q, inv_temperature, lp, lq)
+}
+
+cpu::simd_fn! {
+    fn weighted_difference(p: &[f32], q: &[f32], inv_temperature: f32, lp: f32, lq: f32) -> f32 {
+        const LANES: usize = 16;
+        let term = |p: f32, q: f32| {
+            let ln_p = p * inv_temperature - lp;
+            let weight = cpu::exp(ln_p);
+            let t = weight * (ln_p - (q * inv_temperature - lq));
+            if weight == 0.0 { 0.0 } else { t }
+        };
+        let mut total = 0.0f64;
+        for (p, q) in p.chunks(CHUNK).zip(q.chunks(CHUNK)) {
+            let mut acc = [0.0f32; LANES];
+            let (mut ps, mut qs) = (p.chunks_exact(LANES), q.chunks_exact(LANES));
+            for (p, q) in (&mut ps).zip(&mut qs) {
+                for i in 0..LANES {
+                    acc[i] += term(p[i], q[i]);
+                }
+            }
+            for ((a, p), q) in acc.iter_mut().zip(ps.remainder()).zip(qs.remainder()) {
+                *a += term(*p, *q);
+            }
+            total += f64::from(cpu::sum(&acc));
+        }
+        total as f32
+    }
+}
