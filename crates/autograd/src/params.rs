@@ -199,7 +199,10 @@ impl Params {
     }
 
     /// The packed form of a dense linear weight.
-    pub(crate) fn packed(&self, id: ParamId) -> &Buffer {
+    ///
+    /// # Panics
+    /// When the weight changed since the last [`Params::pack`].
+    pub fn packed(&self, id: ParamId) -> &Buffer {
         match &self.list[id.0].value {
             Value::Dense { packed: Some(packed), stale: false, .. } => packed,
             _ => panic!("{}: Params::pack was not called after the last change", self.list[id.0].name),

@@ -18,13 +18,13 @@ pub enum Error {
     },
     /// A data set could not be read or is unusable.
     #[error(transparent)]
-    Data(#[from] data::DataError),
+    Data(Box<dyn std::error::Error + Send + Sync>),
     /// A model, tokenizer or checkpoint file could not be read or written.
     #[error(transparent)]
-    Format(#[from] formats::Error),
+    Format(Box<dyn std::error::Error + Send + Sync>),
     /// A metrics or report file could not be written.
     #[error(transparent)]
-    Track(#[from] track::Error),
+    Track(Box<dyn std::error::Error + Send + Sync>),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
