@@ -122,7 +122,15 @@ impl Kernel for LmLogProbBackward {
                 let dlogits = at_least(&mut scratch, r.len() * v.len());
                 rows_in.dlogits(r.clone(), v.clone(), dlogits);
                 let part = r.start * hidden..r.end * hidden;
-                dx_product(dlogits, r.len(), v.len(), hidden, &head[v0 * hidden..], &mut dx[part.clone()], v0 > 0);
+                dx_product(
+                    dlogits,
+                    r.len(),
+                    v.len(),
+                    hidden,
+                    &head[v0 * hidden..],
+                    &mut dx[part.clone()],
+                    v0 > 0,
+                );
                 if let Some(dhead) = &mut dhead {
                     let dhead = &mut dhead[v0 * hidden..v.end * hidden];
                     let t = at_least(&mut transposed, dlogits.len());
