@@ -2,7 +2,7 @@
 
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
-/// y[i] (+)= table[ids[i]].
+/// `y[i] (+)= table[ids[i]]`.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddingForward {
     /// Tokens.
@@ -25,7 +25,7 @@ pub struct EmbeddingForwardArgs<'a> {
     pub y: Out<'a>,
 }
 
-/// dtable[ids[i]] += dy[i], in ascending i.
+/// `dtable[ids[i]] += dy[i]`, in ascending i.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddingBackward {
     /// Tokens.

@@ -36,7 +36,7 @@ impl Kernel for PpoPolicyLoss {
     const NAME: &'static str = "ppo_policy_loss";
 
     fn check(&self, args: &PpoPolicyLossArgs<'_>) -> Result<(), ArgError> {
-        if !(self.cliprange >= 0.0) {
+        if self.cliprange.is_nan() || self.cliprange < 0.0 {
             let problem = format!("is {}, expected 0 or more", self.cliprange);
             return Err(ArgError { kernel: Self::NAME, arg: "cliprange", problem });
         }
