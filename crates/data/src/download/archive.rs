@@ -52,11 +52,10 @@ pub(super) fn extract(
         }
         Source::Smollm2 => {
             let mut zip = zip::ZipArchive::new(open(archive)?).map_err(|e| broken(archive, &e))?;
-            let mut names = zip.file_names().flatten().map(|n| n.into_owned());
-            let wanted = names.find(|n| n.rsplit('/').next() == Some(name));
-            drop(names);
+            let names: Vec<String> = zip.file_names().flatten().map(|n| n.into_owned()).collect();
+            let wanted = names.iter().find(|n| n.rsplit('/').next() == Some(name));
             let Some(wanted) = wanted else { return present(false, archive, name) };
-            let mut content = zip.by_name(&wanted).map_err(|e| broken(archive, &e))?;
+            let mut content = zip.by_name(wanted).map_err(|e| broken(archive, &e))?;
             copy(archive, &mut content, out)
         }
     }
