@@ -5,6 +5,10 @@ use std::ops::Range;
 /// Multiply-adds of a task below which splitting further costs more than it balances.
 const TASK: usize = 512 * 1024;
 
+/// Elements of A in a task's block of rows: it streams past from the second-level cache, or nearly, while each
+/// panel comes from further away once per block.
+const BLOCK: usize = 384 * 1024;
+
 /// Calls `task(rows, panels)` for blocks that together cover `m` rows and the panels of `n` columns, in
 /// parallel when the product is large enough. Rows of a block stay in the core's cache while panels stream
 /// past; with few rows a task is a slice of the panels, so that weights are read once.
@@ -20,7 +24,7 @@ pub fn for_blocks(
     if m == 0 || panels == 0 {
         return;
     }
-    let most = (128 * 1024 / k.max(1)).clamp(tile_rows, 96);
+    let most = (BLOCK / k.max(1)).clamp(tile_rows, 192);
     let rows = m.div_ceil(m.div_ceil(most)).next_multiple_of(tile_rows);
     let row_blocks = m.div_ceil(rows);
     let groups = groups(panels, m.min(rows) * panel_cols * k, row_blocks);
@@ -38,7 +42,7 @@ pub(crate) fn groups(panels: usize, work_per_panel: usize, row_blocks: usize) ->
     if threads == 1 {
         return 1;
     }
-    let wanted = (8 * threads).div_ceil(row_blocks);
+    let wanted = (4 * threads).div_ceil(row_blocks);
     let least = TASK.div_ceil(work_per_panel.max(1));
     panels.div_ceil(least).min(wanted).clamp(1, panels)
 }

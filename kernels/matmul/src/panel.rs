@@ -136,15 +136,15 @@ pub unsafe fn product(
     let last_row = rows.end - 1;
     assert!(k == 0 || a.data.len() > last_row * a.row + (k - 1) * a.step, "product: A is too short");
     assert!(target.len >= last_row * target.row + target.cols, "product: target is too short");
-    // A is repacked where that pays: tile by tile, each step's rows side by side.
+    // A is repacked where that pays.
     let mut packed = ROWS.take();
     let tiles = Tiles::new(rows.clone());
-    let repack = a.step != 1 && rows.len() > 1;
+    let block = if tiles.count == 1 { k.max(1) } else { PANEL_BYTES / (4 * cols) };
+    let repack = if a.step != 1 { rows.len() > 1 } else { tiles.count > 1 && count >= 4 && a.row >= block };
     if repack {
-        tiles.pack(a, k, grow(&mut packed, rows.len() * k));
+        tiles.pack(a, k, block, grow(&mut packed, rows.len() * k));
     }
     let mut sums = SUMS.take();
-    let block = if tiles.count == 1 { k.max(1) } else { PANEL_BYTES / (4 * cols) };
     grow(&mut sums, if k > block { rows.len() * cols } else { 0 });
     let at_once = if tiles.count == 1 { panels_at_once(rows.len()) } else { 1 };
     let mut p = 0;
@@ -158,7 +158,7 @@ pub unsafe fn product(
             for (i, height) in tiles.iter() {
                 let local = i - rows.start;
                 let (x, row, step) = if repack {
-                    (packed[local * k..][k0 * height..].as_ptr(), 1, height)
+                    (packed[rows.len() * k0 + local * len..].as_ptr(), 1, height)
                 } else {
                     (a.data[(i * a.row + k0 * a.step).min(a.data.len())..].as_ptr(), a.row, a.step)
                 };
@@ -231,16 +231,47 @@ impl Tiles {
         })
     }
 
-    /// Each tile's rows side by side, step by step.
-    fn pack(&self, a: Strided<'_>, k: usize, out: &mut [f32]) {
-        for (i, height) in self.iter() {
-            let to = &mut out[(i - self.rows.start) * k..][..height * k];
-            for (step, to) in to.chunks_exact_mut(height).enumerate() {
-                let from = &a.data[i * a.row + step * a.step..];
-                for (t, v) in to.iter_mut().enumerate() {
-                    *v = from[t * a.row];
+    /// Block by block of the inner dimension, tile by tile, each step's rows side by side: the tile reads A as
+    /// one stream.
+    fn pack(&self, a: Strided<'_>, k: usize, block: usize, out: &mut [f32]) {
+        let rows = self.rows.len();
+        for k0 in (0..k).step_by(block) {
+            let len = block.min(k - k0);
+            for (i, height) in self.iter() {
+                let to = &mut out[rows * k0 + (i - self.rows.start) * len..][..height * len];
+                let from = Strided { data: &a.data[i * a.row + k0 * a.step..], ..a };
+                match height {
+                    12 => interleave::<12>(from, to),
+                    6 => interleave::<6>(from, to),
+                    5 => interleave::<5>(from, to),
+                    4 => interleave::<4>(from, to),
+                    _ => interleave_any(height, from, to),
                 }
             }
+        }
+    }
+}
+
+fn interleave<const H: usize>(a: Strided<'_>, to: &mut [f32]) {
+    if a.step == 1 {
+        let len = to.len() / H;
+        let rows: [&[f32]; H] = std::array::from_fn(|i| &a.data[i * a.row..][..len]);
+        for (step, to) in to.as_chunks_mut::<H>().0.iter_mut().enumerate() {
+            *to = std::array::from_fn(|i| rows[i][step]);
+        }
+    } else if a.row == 1 {
+        for (step, to) in to.as_chunks_mut::<H>().0.iter_mut().enumerate() {
+            to.copy_from_slice(&a.data[step * a.step..][..H]);
+        }
+    } else {
+        interleave_any(H, a, to);
+    }
+}
+
+fn interleave_any(height: usize, a: Strided<'_>, to: &mut [f32]) {
+    for (step, to) in to.chunks_exact_mut(height).enumerate() {
+        for (t, v) in to.iter_mut().enumerate() {
+            *v = a.data[t * a.row + step * a.step];
         }
     }
 }
