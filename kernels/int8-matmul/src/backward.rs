@@ -39,21 +39,19 @@ thread_local! {
 }
 
 cpu::simd_fn! {
-    /// panel[j, c] = q(j, first + c) * scb[j] / 127 for all n outputs j; `first` is even.
+    /// panel[j, c] = q(j, first + c) * scb[j] / 127 for all n outputs j; `first` and `cols` are multiples of 4.
     fn dequantize_panel(packed: &[i8], scb: &[f32], k: usize, first: usize, cols: usize, panel: &mut [f32]) {
-        let stride = k.next_multiple_of(2) * COLS;
-        let pairs = (cols.min(k.next_multiple_of(2) - first)) / 2;
+        let wide = k.next_multiple_of(4);
+        let quads = (cols.min(wide - first)) / 4;
         for (block, (scb, rows)) in scb.chunks(COLS).zip(panel.chunks_mut(COLS * cols)).enumerate() {
-            let base = &packed[block * stride + first * COLS..];
+            let base = &packed[block * wide * COLS + first * COLS..][..quads * 4 * COLS];
             for (j, s) in scb.iter().enumerate() {
                 let s = *s / 127.0;
-                let row = &mut rows[j * cols..(j + 1) * cols];
-                for t in 0..pairs {
-                    let q = &base[t * 2 * COLS + 2 * j..][..2];
-                    row[2 * t] = f32::from(q[0]) * s;
-                    row[2 * t + 1] = f32::from(q[1]) * s;
+                let (have, rest) = rows[j * cols..(j + 1) * cols].split_at_mut(4 * quads);
+                for (to, quad) in have.as_chunks_mut::<4>().0.iter_mut().zip(base.as_chunks::<{ 4 * COLS }>().0) {
+                    *to = std::array::from_fn(|t| f32::from(quad[4 * j + t]) * s);
                 }
-                row[2 * pairs..].fill(0.0);
+                rest.fill(0.0);
             }
         }
     }

@@ -1,16 +1,19 @@
 //! y = x W^T + bias + residual with an int8 weight.
 //!
 //! Ideas that make it fast:
-//! - one pass over a row finds its absmax and sets its outliers aside; a second writes 16-bit pairs;
-//! - the integer sums never reach memory: the epilogue of each register tile dequantises, adds the
-//!   outliers' f32 products, the bias and the residual, and writes y once.
+//! - a row is quantised in one visit: absmax, 8-bit values in tile order, outliers set aside;
+//! - the integer sums never reach memory as a matrix: a block of inputs leaves them in a scratch of the
+//!   first-level cache, and the epilogue of each tile dequantises, adds the outliers' f32 products, the bias
+//!   and the residual, and writes y once;
+//! - an outlier's weight column is four bytes apart in the panel: one load, shift and convert per 16 outputs.
 
 use crate::{
-    micro::{ROWS, Tile, tile},
+    activations::{Activations, Row},
+    micro::{MAX_ROWS, Micro, Operands, QUAD, RAW, micro},
     pack::{COLS, packed_len},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 /// y = x W^T + bias + residual; W int8 `[n, k]`.
 #[derive(Debug, Clone, Copy)]
@@ -41,136 +44,112 @@ pub struct Int8LinearArgs<'a> {
     pub y: Out<'a>,
 }
 
-/// The rows of x, quantised.
-#[derive(Default)]
-struct Quantized {
-    /// `[m, k rounded up to even]`.
-    q: Vec<i16>,
-    /// `[m]` absmax / 127.
-    scale: Vec<f32>,
-    /// Outliers (row, column, value), by row and column.
-    outliers: Vec<(u32, u32, f32)>,
-}
-
 thread_local! {
-    static SCRATCH: RefCell<Quantized> = RefCell::default();
-}
-
-cpu::simd_fn! {
-    /// Largest |x| below the threshold, and whether any is at or above it.
-    fn absmax(x: &[f32], threshold: f32) -> (f32, bool) {
-        let mut acc = [0.0f32; 16];
-        let mut out = [0u32; 16];
-        let mut chunks = x.chunks_exact(16);
-        for c in &mut chunks {
-            for i in 0..16 {
-                let a = c[i].abs();
-                let far = a >= threshold;
-                out[i] |= u32::from(far);
-                let a = if far { 0.0 } else { a };
-                acc[i] = if a > acc[i] { a } else { acc[i] };
-            }
-        }
-        for v in chunks.remainder() {
-            let far = v.abs() >= threshold;
-            out[0] |= u32::from(far);
-            acc[0] = if !far && v.abs() > acc[0] { v.abs() } else { acc[0] };
-        }
-        (acc.iter().fold(0.0, |m: f32, v| m.max(*v)), out.iter().any(|o| *o != 0))
-    }
-}
-
-cpu::simd_fn! {
-    /// q = round(x * inverse), ties to even, by adding and subtracting 1.5 * 2^23.
-    fn quantize_row(x: &[f32], inverse: f32, q: &mut [i16]) {
-        const MAGIC: f32 = 12_582_912.0;
-        for (q, x) in q.iter_mut().zip(x) {
-            *q = (x.mul_add(inverse, MAGIC).to_bits().wrapping_sub(MAGIC.to_bits())) as i16;
-        }
-    }
-}
-
-impl Quantized {
-    fn fill(&mut self, x: &[f32], m: usize, k: usize, threshold: f32) {
-        let stride = k.next_multiple_of(2);
-        self.q.clear();
-        self.q.resize(m * stride, 0);
-        self.scale.clear();
-        self.scale.resize(m, 0.0);
-        self.outliers.clear();
-        let limit = if threshold > 0.0 { threshold } else { f32::INFINITY };
-        let any: std::sync::atomic::AtomicBool = false.into();
-        let one = |i: usize, q: &mut [i16], scale: &mut f32| {
-            let row = &x[i * k..(i + 1) * k];
-            let (max, far) = absmax(row, limit);
-            *scale = max / 127.0;
-            quantize_row(row, if max > 0.0 { 127.0 / max } else { 0.0 }, q);
-            if far {
-                any.store(true, std::sync::atomic::Ordering::Relaxed);
-                row.iter().zip(q).filter(|(v, _)| v.abs() >= limit).for_each(|(_, q)| *q = 0);
-            }
-        };
-        const BLOCK: usize = 8;
-        let scales = cpu::Shared::new(&mut self.scale);
-        cpu::par_rows(&mut self.q, stride.max(1), BLOCK, 4 * k, |first, rows| {
-            for (i, q) in rows.chunks_exact_mut(stride.max(1)).enumerate() {
-                // SAFETY: row first + i < m belongs to this task alone.
-                one(first + i, q, unsafe { &mut scales.slice(first + i, 1)[0] });
-            }
-        });
-        if any.into_inner() {
-            for (i, row) in x.chunks_exact(k).enumerate() {
-                let far = row.iter().enumerate().filter(|(_, v)| v.abs() >= limit);
-                self.outliers.extend(far.map(|(c, v)| (i as u32, c as u32, *v)));
-            }
-        }
-    }
+    static SCRATCH: RefCell<Activations> = RefCell::default();
+    static SUMS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What the epilogue of a tile needs to know about its panel.
 struct Epilogue<'a> {
     panel: &'a [i8],
-    scb: &'a [f32],
-    bias: Option<&'a [f32]>,
+    /// scb / 127.
+    scale: [f32; COLS],
+    bias: Option<[f32; COLS]>,
+}
+
+impl<'a> Epilogue<'a> {
+    fn new(panel: &'a [i8], scb: &[f32], bias: Option<&[f32]>) -> Self {
+        let widen = |from: &[f32]| std::array::from_fn(|j| from.get(j).copied().unwrap_or(0.0));
+        Epilogue { panel, scale: widen(scb).map(|s: f32| s / 127.0), bias: bias.map(widen) }
+    }
 }
 
 cpu::simd_fn! {
-    fn dequantize(acc: &[i32; COLS], scale: f32, scb: &[f32; COLS], y: &mut [f32; COLS]) {
-        for ((y, a), s) in y.iter_mut().zip(acc).zip(scb) {
-            *y = *a as f32 * (scale * (s / 127.0));
+    /// One row of a tile: dequantised sums, then the outliers by ascending column, bias, residual.
+    fn finish(
+        e: &Epilogue<'_>, sums: &[i32; COLS], row: &Row, outliers: &[(u32, f32)], residual: Option<&[f32; COLS]>,
+        y: &mut [f32; COLS],
+    ) {
+        let mut v = [0.0f32; COLS];
+        for j in 0..COLS {
+            v[j] = sums[j].wrapping_add(row.correction) as f32 * (row.scale * e.scale[j]);
         }
+        for (c, x) in outliers {
+            let quad = e.panel[*c as usize / 4 * QUAD..][..QUAD].as_chunks::<4>().0;
+            let up = 24 - 8 * (*c % 4);
+            for j in 0..COLS {
+                let q = (i32::from_le_bytes(quad[j].map(|b| b as u8)) << up) >> 24;
+                v[j] = x.mul_add(q as f32 * e.scale[j], v[j]);
+            }
+        }
+        if let Some(b) = &e.bias {
+            for j in 0..COLS {
+                v[j] += b[j];
+            }
+        }
+        if let Some(r) = residual {
+            for j in 0..COLS {
+                v[j] += r[j];
+            }
+        }
+        *y = v;
     }
 }
 
 impl Epilogue<'_> {
-    fn row(
-        &self,
-        acc: &[i32; COLS],
-        scale: f32,
-        outliers: &[(u32, u32, f32)],
-        residual: Option<&[f32]>,
-        y: &mut [f32],
-    ) {
-        let have = y.len();
-        let mut scb = [0.0f32; COLS];
-        scb[..have].copy_from_slice(self.scb);
+    fn row(&self, sums: &[i32; COLS], row: (&Row, &[(u32, f32)]), residual: Option<&[f32]>, y: &mut [f32]) {
+        if let Ok(y) = <&mut [f32; COLS]>::try_from(&mut *y) {
+            let residual = residual.and_then(|r| <&[f32; COLS]>::try_from(r).ok());
+            return finish(self, sums, row.0, row.1, residual, y);
+        }
         let mut wide = [0.0f32; COLS];
-        dequantize(acc, scale, &scb, &mut wide);
-        for (_, c, v) in outliers {
-            let column = &self.panel[(*c as usize / 2) * 2 * COLS..][..2 * COLS];
-            for j in 0..COLS {
-                let w = f32::from(column[2 * j + *c as usize % 2]) * (scb[j] / 127.0);
-                wide[j] = v.mul_add(w, wide[j]);
-            }
-        }
-        y.copy_from_slice(&wide[..have]);
-        if let Some(b) = self.bias {
-            y.iter_mut().zip(b).for_each(|(y, b)| *y += *b);
-        }
+        finish(self, sums, row.0, row.1, None, &mut wide);
+        y.copy_from_slice(&wide[..y.len()]);
         if let Some(r) = residual {
             y.iter_mut().zip(r).for_each(|(y, r)| *y += *r);
         }
     }
+}
+
+/// Inputs over four whose weights, for one panel, stay in the first-level cache.
+const BLOCK: usize = 256;
+
+/// For each tile of `rows`, calls `done(first row, sums)` with the tile's sums over all inputs.
+fn panel_sums(
+    x: &Activations,
+    rows: Range<usize>,
+    k: usize,
+    panel: &[i8],
+    micro: &Micro,
+    mut done: impl FnMut(usize, &[[i32; COLS]]),
+) {
+    let quads = k.div_ceil(4);
+    assert!(panel.len() >= quads * QUAD, "int8 panel is too short");
+    let mut raw = SUMS.take();
+    raw.resize(raw.len().max(rows.len() * RAW), 0);
+    let mut sums = [[0i32; COLS]; MAX_ROWS];
+    for q0 in (0..quads.max(1)).step_by(BLOCK) {
+        let len = BLOCK.min(quads - q0);
+        let last = q0 + len == quads;
+        for first in rows.clone().step_by(micro.rows) {
+            let height = micro.rows.min(rows.end - first);
+            let o = Operands {
+                x: x.tile(first, height, q0, k, micro),
+                w: panel[q0 * QUAD..].as_ptr(),
+                quads: len,
+                raw: raw[(first - rows.start) * RAW..].as_mut_ptr(),
+                resume: q0 > 0,
+                out: if last { sums.as_mut_ptr().cast() } else { std::ptr::null_mut() },
+            };
+            // SAFETY: `tile` and the assert bound the operands; `raw` has RAW words for each row, and `sums` is
+            // as large as the largest tile.
+            unsafe { micro.run(height, &o) };
+            if last {
+                done(first, &sums[..height]);
+            }
+        }
+    }
+    SUMS.set(raw);
 }
 
 impl Kernel for Int8Linear {
@@ -203,48 +182,28 @@ impl Kernel for Int8Linear {
 
     fn cpu(&self, args: Int8LinearArgs<'_>) {
         let Int8Linear { m, n, k, threshold } = *self;
-        if m == 0 || n == 0 {
-            return;
-        }
-        let (packed, scb) = (args.packed.host(), args.scb.host());
+        let (packed, scb, micro) = (args.packed.host(), args.scb.host(), micro());
         let (bias, residual) = (args.bias.map(In::host), args.residual.map(In::host));
         let y = cpu::Shared::new(args.y.host());
         let mut x = SCRATCH.take();
-        x.fill(args.x.host(), m, k, threshold);
+        x.fill(args.x.host(), m, k, threshold, &micro);
         let quantized = &x;
-        let stride = k.next_multiple_of(2);
-        matmul::for_blocks(m, n, COLS, ROWS, k, |rows, panels| {
+        let panel_len = COLS * k.next_multiple_of(4);
+        matmul::for_blocks(m, n, COLS, micro.rows, k, |rows, panels| {
             for p in panels {
-                let (first, have) = (p * COLS, COLS.min(n - p * COLS));
-                let epilogue = Epilogue {
-                    panel: &packed[p * COLS * stride..][..COLS * stride],
-                    scb: &scb[first..first + have],
-                    bias: bias.map(|b| &b[first..first + have]),
-                };
-                let mut acc: Tile = [[0; COLS]; ROWS];
-                for i0 in rows.clone().step_by(ROWS) {
-                    let count = ROWS.min(rows.end - i0);
-                    tile(&quantized.q[i0 * stride..], stride, count, stride / 2, epilogue.panel, &mut acc);
-                    for (i, acc) in (i0..i0 + count).zip(&acc) {
-                        let outliers = of_row(&quantized.outliers, i);
-                        let res = residual.map(|r| &r[i * n + first..][..have]);
-                        // SAFETY: `for_blocks` hands each (row, panel) to one task; i < m, first + have <= n.
-                        let out = unsafe { y.slice(i * n + first, have) };
-                        epilogue.row(acc, quantized.scale[i], outliers, res, out);
+                let cols = p * COLS..n.min((p + 1) * COLS);
+                let panel = &packed[p * panel_len..][..panel_len];
+                let e = Epilogue::new(panel, &scb[cols.clone()], bias.map(|b| &b[cols.clone()]));
+                panel_sums(quantized, rows.clone(), k, panel, &micro, |first, sums| {
+                    for (i, sums) in (first..).zip(sums) {
+                        let at = i * n + cols.start;
+                        // SAFETY: `for_blocks` hands each (row, panel) to one task.
+                        let out = unsafe { y.slice(at, cols.len()) };
+                        e.row(sums, quantized.row(i), residual.map(|r| &r[at..at + cols.len()]), out);
                     }
-                }
+                });
             }
         });
         SCRATCH.set(x);
     }
-}
-
-fn of_row(outliers: &[(u32, u32, f32)], row: usize) -> &[(u32, u32, f32)] {
-    if outliers.is_empty() {
-        return outliers;
-    }
-    let row = row as u32;
-    let start = outliers.partition_point(|o| o.0 < row);
-    let len = outliers[start..].partition_point(|o| o.0 == row);
-    &outliers[start..start + len]
 }

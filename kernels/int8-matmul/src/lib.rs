@@ -8,6 +8,7 @@
 //! paper's set depends on which other tokens share the batch, so the same token would get other bits in
 //! generation than in training; per row it never does, and every element the paper would keep wide because
 //! it is large is still kept wide.
+mod activations;
 mod backward;
 mod forward;
 mod micro;

@@ -1,7 +1,7 @@
 //! The one stored layout of int8 weights, for the forward and the backward pass.
 //!
-//! Panels of [`COLS`] outputs; inside a panel, inputs two by two, each pair as `[COLS][2]` bytes: exactly the
-//! operand of a multiply-add of adjacent 16-bit pairs after sign extension.
+//! Panels of [`COLS`] outputs; inside a panel, inputs four by four as `[COLS][4]` bytes: the operand of the
+//! four-way byte dot product, and after sign extension that of the 16-bit pairwise multiply-add.
 
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
@@ -10,13 +10,13 @@ pub(crate) const COLS: usize = 16;
 
 /// Elements of the packed form of an `[n, k]` weight.
 pub fn packed_len(n: usize, k: usize) -> usize {
-    n.next_multiple_of(COLS) * k.next_multiple_of(2)
+    n.next_multiple_of(COLS) * k.next_multiple_of(4)
 }
 
 /// Where weight (j, i) lies in the packed form.
 #[inline(always)]
 pub(crate) fn at(j: usize, i: usize, k: usize) -> usize {
-    (j / COLS) * COLS * k.next_multiple_of(2) + (i / 2) * 2 * COLS + (j % COLS) * 2 + i % 2
+    (j / COLS) * COLS * k.next_multiple_of(4) + (i / 4) * 4 * COLS + (j % COLS) * 4 + i % 4
 }
 
 /// Packs an `[n, k]` row-major int8 weight.
@@ -52,13 +52,16 @@ impl Kernel for PackInt8 {
 
     fn cpu(&self, args: PackInt8Args<'_>) {
         let PackInt8 { n, k } = *self;
-        let (q, packed) = (args.q.host(), args.packed.host());
-        packed.fill(0);
-        for j in 0..n {
-            for i in 0..k {
-                packed[at(j, i, k)] = q[j * k + i];
+        let q = args.q.host();
+        cpu::par_rows(args.packed.host(), COLS * k.next_multiple_of(4), 1, 4 * COLS * k, |p, panel| {
+            panel.fill(0);
+            for j in 0..COLS.min(n - p * COLS) {
+                let row = &q[(p * COLS + j) * k..][..k];
+                for (to, from) in panel[4 * j..].chunks_mut(4 * COLS).zip(row.chunks(4)) {
+                    to[..from.len()].copy_from_slice(from);
+                }
             }
-        }
+        });
     }
 }
 

@@ -129,9 +129,10 @@ pub unsafe fn product(
     target: &Target<'_>,
 ) {
     let cols = tile_cols();
-    if rows.is_empty() || count == 0 || target.cols <= first_panel * cols {
+    if rows.is_empty() || count == 0 {
         return;
     }
+    assert!(target.cols > (first_panel + count - 1) * cols, "product: target has too few columns");
     assert!(panels.len() >= count * k * cols, "product: panels are too short");
     let last_row = rows.end - 1;
     assert!(k == 0 || a.data.len() > last_row * a.row + (k - 1) * a.step, "product: A is too short");
