@@ -3,11 +3,19 @@
 //! Everything random here is seeded and deterministic: the same seed gives the same reviews, shuffles and
 //! splits on every machine.
 
+pub mod baseline;
+mod diversity;
 mod error;
+mod pairs;
+pub mod readers;
 mod record;
 pub mod reviews;
 mod rng;
 
+pub use baseline::{Baseline, BaselineOptions};
+pub use diversity::distinct_n;
 pub use error::DataError;
+pub use pairs::pairs_from_ratings;
+pub use readers::{Columns, Format, Kind, LoadOptions, Loaded, Part, load};
 pub use record::{Dataset, Demonstration, Label, Labelled, Ranked, Split};
 pub use rng::Rng;

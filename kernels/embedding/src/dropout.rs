@@ -1,7 +1,16 @@
 //! Dropout with a mask that is computed, not stored.
+//!
+//! Sixteen counters run side by side in SIMD lanes; word w of lane l decides element 16 w + l of a block of
+//! 64, so that the mask comes out in the order of the elements.
 
 use crate::philox::{domain, key, philox4x32};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+
+const LANES: usize = 16;
+/// Elements that one group of counters decides.
+const BLOCK: usize = 4 * LANES;
+/// Elements per parallel task.
+const CHUNK: usize = 64 * BLOCK;
 
 /// y = x * mask / (1 - p); applied to a gradient with the same seed it is its own backward.
 #[derive(Debug, Clone, Copy)]
@@ -43,16 +52,35 @@ impl Kernel for Dropout {
     fn cpu(&self, args: DropoutArgs<'_>) {
         let (x, key) = (args.x.host(), key(self.seed));
         let (limit, scale) = ((f64::from(self.p) * 4_294_967_296.0) as u32, 1.0 / (1.0 - self.p));
-        cpu::par_rows(args.y.host(), 1, 4096, 16, |first, y| {
-            for (i, y) in y.chunks_mut(4).enumerate() {
-                let at = first + 4 * i;
-                let words = philox4x32([(at / 4) as u32, (at as u64 / 4 >> 32) as u32, 0, domain::DROPOUT], key);
-                for (j, y) in y.iter_mut().enumerate() {
-                    *y = if words[j] < limit { 0.0 } else { x[at + j] * scale };
-                }
-            }
+        cpu::par_rows(args.y.host(), 1, CHUNK, 4, |first, y| {
+            mask(first / BLOCK, key, limit, scale, &x[first..first + y.len()], y);
         });
     }
+}
+
+cpu::simd_fn! {
+    fn mask(first: usize, key: [u32; 2], limit: u32, scale: f32, x: &[f32], y: &mut [f32]) {
+        for (block, (x, y)) in (first..).zip(x.chunks(BLOCK).zip(y.chunks_mut(BLOCK))) {
+            let words = words(block * LANES, key);
+            for ((y, x), w) in y.iter_mut().zip(x).zip(words.as_flattened()) {
+                *y = if *w < limit { 0.0 } else { *x * scale };
+            }
+        }
+    }
+}
+
+/// The random words of [`LANES`] counters from `first` on: `[word][lane]`.
+#[inline(always)]
+fn words(first: usize, key: [u32; 2]) -> [[u32; LANES]; 4] {
+    let mut out = [[0u32; LANES]; 4];
+    for lane in 0..LANES {
+        let n = (first + lane) as u64;
+        let w = philox4x32([n as u32, (n >> 32) as u32, 0, domain::DROPOUT], key);
+        for i in 0..4 {
+            out[i][lane] = w[i];
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
-/// y[i] (+)= table[ids[i]].
+/// `y[i] (+)= table[ids[i]]`.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddingForward {
     /// Tokens.
@@ -25,7 +25,7 @@ pub struct EmbeddingForwardArgs<'a> {
     pub y: Out<'a>,
 }
 
-/// dtable[ids[i]] += dy[i], in ascending i.
+/// `dtable[ids[i]] += dy[i]`, in ascending i.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddingBackward {
     /// Tokens.
@@ -50,7 +50,9 @@ fn check_ids(kernel: &'static str, ids: In<'_, u32>, rows: usize, vocab: usize) 
     expect_len(kernel, "ids", ids.len(), rows)?;
     match ids {
         In::Host(ids) => match ids.iter().find(|i| **i as usize >= vocab) {
-            Some(i) => Err(ArgError { kernel, arg: "ids", problem: format!("token {i}, the table has {vocab}") }),
+            Some(i) => {
+                Err(ArgError { kernel, arg: "ids", problem: format!("token {i}, the table has {vocab}") })
+            }
             None => Ok(()),
         },
         In::Meta(_) => Ok(()),
@@ -119,13 +121,28 @@ mod tests {
         let ids = [2u32, 0, 2];
         let mut y = [1.0f32; 6];
         let k = EmbeddingForward { rows: 3, cols: 2, vocab: 3, accumulate: true };
-        k.cpu(EmbeddingForwardArgs { table: table[..].into(), ids: ids[..].into(), y: y[..].as_mut().into() });
+        k.cpu(EmbeddingForwardArgs {
+            table: table[..].into(),
+            ids: ids[..].into(),
+            y: y[..].as_mut().into(),
+        });
         assert_eq!(y, [21.0, 22.0, 1.0, 2.0, 21.0, 22.0]);
         let mut d = [0.0f32; 6];
         let back = EmbeddingBackward { rows: 3, cols: 2, vocab: 3 };
-        back.cpu(EmbeddingBackwardArgs { dy: y[..].into(), ids: ids[..].into(), dtable: d[..].as_mut().into() });
+        back.cpu(EmbeddingBackwardArgs {
+            dy: y[..].into(),
+            ids: ids[..].into(),
+            dtable: d[..].as_mut().into(),
+        });
         assert_eq!(d, [1.0, 2.0, 0.0, 0.0, 42.0, 44.0]);
-        let bad = EmbeddingForwardArgs { table: table[..].into(), ids: [0u32, 3, 1][..].into(), y: y[..].as_mut().into() };
-        assert_eq!(k.check(&bad).unwrap_err().to_string(), "embedding_forward: argument `ids`: token 3, the table has 3");
+        let bad = EmbeddingForwardArgs {
+            table: table[..].into(),
+            ids: [0u32, 3, 1][..].into(),
+            y: y[..].as_mut().into(),
+        };
+        assert_eq!(
+            k.check(&bad).unwrap_err().to_string(),
+            "embedding_forward: argument `ids`: token 3, the table has 3"
+        );
     }
 }

@@ -79,7 +79,9 @@ fn kth_largest(row: &[f32], k: usize, scratch: &mut Scratch) -> f32 {
     values.clear();
     if k <= maxima.len() {
         // At least k blocks hold a logit of this size.
-        let bound = select(&mut maxima.clone(), k);
+        values.extend_from_slice(maxima);
+        let bound = select(values, k);
+        values.clear();
         for (block, _) in row.chunks(BLOCK).zip(maxima.iter()).filter(|(_, max)| **max >= bound) {
             values.extend(block.iter().filter(|x| **x >= bound));
         }

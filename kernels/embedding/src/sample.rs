@@ -111,7 +111,9 @@ impl Sample {
             if top_k >= row.len() && self.top_p >= 1.0 {
                 invert(row, inv_temperature, softmax, &sums, u)
             } else {
-                SCRATCH.with_borrow_mut(|s| nucleus::draw(row, inv_temperature, softmax, top_k, self.top_p, u, s))
+                SCRATCH.with_borrow_mut(|s| {
+                    nucleus::draw(row, inv_temperature, softmax, top_k, self.top_p, u, s)
+                })
             }
         };
         SUMS.set(sums);

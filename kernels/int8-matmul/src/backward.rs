@@ -6,7 +6,7 @@
 
 use crate::pack::{COLS, packed_len};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
-use matmul::{Strided, panel_product, tile_cols};
+use matmul::{Strided, Target, product, tile_cols};
 use std::cell::RefCell;
 
 /// dx (+)= dy W, W int8 `[n, k]` dequantised as q * scb / 127.
@@ -79,24 +79,16 @@ impl Kernel for Int8LinearBackward {
     fn cpu(&self, args: Int8LinearBackwardArgs<'_>) {
         let Int8LinearBackward { m, n, k, accumulate } = *self;
         let (dy, packed, scb) = (args.dy.host(), args.packed.host(), args.scb.host());
-        let dx = cpu::Shared::new(args.dx.host());
+        let target = Target::new(args.dx.host(), k, k).accumulating(accumulate);
         let cols = tile_cols();
         cpu::par_for(k.div_ceil(cols), (m + 1) * n * cols / 4, |p| {
-            let (first, have) = (p * cols, cols.min(k - p * cols));
             let mut panel = PANEL.take();
             if panel.len() < n * cols {
                 panel.resize(n * cols, 0.0);
             }
-            dequantize_panel(packed, scb, k, first, cols, &mut panel[..n * cols]);
-            panel_product(Strided { data: dy, row: n, step: 1 }, 0..m, n, &panel, |i, acc| {
-                // SAFETY: columns first..first + have <= k of row i < m belong to this task.
-                let out = unsafe { dx.slice(i * k + first, have) };
-                if accumulate {
-                    out.iter_mut().zip(acc).for_each(|(o, v)| *o += *v);
-                } else {
-                    out.copy_from_slice(&acc[..have]);
-                }
-            });
+            dequantize_panel(packed, scb, k, p * cols, cols, &mut panel[..n * cols]);
+            // SAFETY: panel p's columns belong to this task.
+            unsafe { product(Strided { data: dy, row: n, step: 1 }, 0..m, n, &panel, p, 1, &target) };
             PANEL.set(panel);
         });
     }

@@ -143,7 +143,14 @@ cpu::simd_fn! {
 }
 
 impl Epilogue<'_> {
-    fn row(&self, acc: &[i32; COLS], scale: f32, outliers: &[(u32, u32, f32)], residual: Option<&[f32]>, y: &mut [f32]) {
+    fn row(
+        &self,
+        acc: &[i32; COLS],
+        scale: f32,
+        outliers: &[(u32, u32, f32)],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+    ) {
         let have = y.len();
         let mut scb = [0.0f32; COLS];
         scb[..have].copy_from_slice(self.scb);
@@ -186,7 +193,12 @@ impl Kernel for Int8Linear {
 
     fn cost(&self) -> Cost {
         let (m, n, k) = (self.m as u64, self.n as u64, self.k as u64);
-        Cost { bytes_read: 4 * m * k + n * k, bytes_written: 4 * m * n, flops: 3 * m * n, int8_ops: 2 * m * n * k }
+        Cost {
+            bytes_read: 4 * m * k + n * k,
+            bytes_written: 4 * m * n,
+            flops: 3 * m * n,
+            int8_ops: 2 * m * n * k,
+        }
     }
 
     fn cpu(&self, args: Int8LinearArgs<'_>) {

@@ -56,7 +56,12 @@ mod x86 {
             /// The features must be present; `x` and `panel` must cover the tile.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $name(
-                x: &[i16], stride: usize, rows: usize, pairs: usize, panel: &[i8], out: &mut Tile,
+                x: &[i16],
+                stride: usize,
+                rows: usize,
+                pairs: usize,
+                panel: &[i8],
+                out: &mut Tile,
             ) {
                 // SAFETY: the caller's contract.
                 unsafe {
@@ -74,7 +79,13 @@ mod x86 {
             /// # Safety
             /// As above.
             #[target_feature(enable = $features)]
-            unsafe fn $tile<const R: usize>(x: &[i16], stride: usize, pairs: usize, panel: &[i8], out: &mut Tile) {
+            unsafe fn $tile<const R: usize>(
+                x: &[i16],
+                stride: usize,
+                pairs: usize,
+                panel: &[i8],
+                out: &mut Tile,
+            ) {
                 let mut acc: [[$vec; $vecs]; R] = [[$zero(); $vecs]; R];
                 // SAFETY: the caller checked that R rows of 2 * pairs elements and pairs panel rows exist.
                 unsafe {
@@ -104,10 +115,32 @@ mod x86 {
         };
     }
 
-    kernels!(avx2, tile_avx2, "avx2,fma", 2, 8, __m256i, _mm256_setzero_si256,
+    kernels!(
+        avx2,
+        tile_avx2,
+        "avx2,fma",
+        2,
+        8,
+        __m256i,
+        _mm256_setzero_si256,
         |p: *const i8| _mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())),
-        |p: *mut i32, v| _mm256_storeu_si256(p.cast(), v), _mm256_set1_epi32, _mm256_madd_epi16, _mm256_add_epi32);
-    kernels!(avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx2", 1, 16, __m512i, _mm512_setzero_si512,
+        |p: *mut i32, v| _mm256_storeu_si256(p.cast(), v),
+        _mm256_set1_epi32,
+        _mm256_madd_epi16,
+        _mm256_add_epi32
+    );
+    kernels!(
+        avx512,
+        tile_avx512,
+        "avx512f,avx512bw,avx512vl,avx512dq,avx2",
+        1,
+        16,
+        __m512i,
+        _mm512_setzero_si512,
         |p: *const i8| _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())),
-        |p: *mut i32, v| _mm512_storeu_si512(p.cast(), v), _mm512_set1_epi32, _mm512_madd_epi16, _mm512_add_epi32);
+        |p: *mut i32, v| _mm512_storeu_si512(p.cast(), v),
+        _mm512_set1_epi32,
+        _mm512_madd_epi16,
+        _mm512_add_epi32
+    );
 }

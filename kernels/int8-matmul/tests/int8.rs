@@ -17,13 +17,26 @@ struct Weight {
 
 fn weight(w: &[f32], n: usize, k: usize) -> Weight {
     let (mut q, mut scb) = (vec![0i8; n * k], vec![0.0f32; n]);
-    QuantizeWeight { n, k }.cpu(QuantizeWeightArgs { w: w.into(), q: (&mut q).into(), scb: (&mut scb).into() });
+    QuantizeWeight { n, k }.cpu(QuantizeWeightArgs {
+        w: w.into(),
+        q: (&mut q).into(),
+        scb: (&mut scb).into(),
+    });
     let mut packed = vec![1i8; packed_len(n, k)];
     PackInt8 { n, k }.cpu(PackInt8Args { q: (&q).into(), packed: (&mut packed).into() });
     Weight { q, packed, scb }
 }
 
-fn forward(m: usize, n: usize, k: usize, threshold: f32, x: &[f32], w: &Weight, bias: &[f32], res: &[f32]) -> Vec<f32> {
+fn forward(
+    m: usize,
+    n: usize,
+    k: usize,
+    threshold: f32,
+    x: &[f32],
+    w: &Weight,
+    bias: &[f32],
+    res: &[f32],
+) -> Vec<f32> {
     let mut y = vec![f32::NAN; m * n];
     let kernel = Int8Linear { m, n, k, threshold };
     let args = Int8LinearArgs {

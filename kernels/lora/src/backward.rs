@@ -99,7 +99,8 @@ impl Kernel for LoraBackward {
         // dB^T would be [rank, n_out]; dB = s dy^T u is [n_out, rank].
         let db = Matmul { m: n_out, n: rank, k: m, ta: true, accumulate: true, ..nn };
         db.cpu(MatmulArgs { a: dy.into(), b: args.u, c: args.db });
-        let da = Matmul { m: rank, n: n_in, k: m, ta: true, lda: rank, ldb: n_in, ldc: n_in, alpha: 1.0, ..db };
+        let da =
+            Matmul { m: rank, n: n_in, k: m, ta: true, lda: rank, ldb: n_in, ldc: n_in, alpha: 1.0, ..db };
         da.cpu(MatmulArgs { a: (&du).into(), b: args.x, c: args.da });
         if let Some(dx) = args.dx {
             let shape = Matmul { m, n: n_in, k: rank, ta: false, ..da };

@@ -36,7 +36,12 @@ pub struct LoraForwardArgs<'a> {
     pub y: Out<'a>,
 }
 
-pub(crate) fn check_range(kernel: &'static str, offset: usize, n_out: usize, ldy: usize) -> Result<(), ArgError> {
+pub(crate) fn check_range(
+    kernel: &'static str,
+    offset: usize,
+    n_out: usize,
+    ldy: usize,
+) -> Result<(), ArgError> {
     if offset + n_out <= ldy {
         return Ok(());
     }
@@ -87,7 +92,16 @@ impl Kernel for LoraForward {
             accumulate: false,
         };
         plain.cpu(MatmulArgs { a: args.x, b: args.a, c: (&mut *u).into() });
-        let up = Matmul { n: n_out, k: rank, lda: rank, ldb: rank, ldc: ldy, alpha: scale, accumulate: true, ..plain };
+        let up = Matmul {
+            n: n_out,
+            k: rank,
+            lda: rank,
+            ldb: rank,
+            ldc: ldy,
+            alpha: scale,
+            accumulate: true,
+            ..plain
+        };
         up.cpu(MatmulArgs { a: (&*u).into(), b: args.b, c: (&mut y[col_offset..]).into() });
     }
 }

@@ -38,7 +38,12 @@ impl Kernel for LoraMerge {
 
     fn cost(&self) -> Cost {
         let (i, o, r) = (self.n_in as u64, self.n_out as u64, self.rank as u64);
-        Cost { bytes_read: 4 * (r * i + o * r + o * i), bytes_written: 4 * o * i, flops: 2 * o * i * r, int8_ops: 0 }
+        Cost {
+            bytes_read: 4 * (r * i + o * r + o * i),
+            bytes_written: 4 * o * i,
+            flops: 2 * o * i * r,
+            int8_ops: 0,
+        }
     }
 
     fn cpu(&self, args: LoraMergeArgs<'_>) {

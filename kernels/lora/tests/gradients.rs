@@ -15,7 +15,8 @@ fn objective(k: &LoraForward, x: &[f64], a: &[f64], b: &[f64], dy: &[f32]) -> f6
         for r in 0..k.rank {
             let u: f64 = (0..k.n_in).map(|t| x[i * k.n_in + t] * a[r * k.n_in + t]).sum();
             for j in 0..k.n_out {
-                total += f64::from(dy[i * k.ldy + k.col_offset + j]) * f64::from(k.scale) * u * b[j * k.rank + r];
+                total +=
+                    f64::from(dy[i * k.ldy + k.col_offset + j]) * f64::from(k.scale) * u * b[j * k.rank + r];
             }
         }
     }
@@ -25,7 +26,14 @@ fn objective(k: &LoraForward, x: &[f64], a: &[f64], b: &[f64], dy: &[f32]) -> f6
 fn close(got: &[f32], name: &str, mut f: impl FnMut(usize, f64) -> f64) -> Result<(), TestCaseError> {
     for (i, g) in got.iter().enumerate() {
         let want = (f(i, 1e-3) - f(i, -1e-3)) / 2e-3;
-        prop_assert!((f64::from(*g) - want).abs() < 1e-4 * (1.0 + want.abs()), "{}[{}]: {} {}", name, i, g, want);
+        prop_assert!(
+            (f64::from(*g) - want).abs() < 1e-4 * (1.0 + want.abs()),
+            "{}[{}]: {} {}",
+            name,
+            i,
+            g,
+            want
+        );
     }
     Ok(())
 }
@@ -66,7 +74,8 @@ fn merging_and_unmerging() {
     for scale in [2.0, -2.0] {
         let args = LoraMergeArgs { a: (&a).into(), b: (&b).into(), w: (&mut merged).into() };
         LoraMerge { n_in, n_out, rank, scale }.cpu(args);
-        let want = |j: usize, i: usize| (0..rank).map(|r| 2.0 * b[j * rank + r] * a[r * n_in + i]).sum::<f32>();
+        let want =
+            |j: usize, i: usize| (0..rank).map(|r| 2.0 * b[j * rank + r] * a[r * n_in + i]).sum::<f32>();
         for j in 0..n_out {
             for i in 0..n_in {
                 let extra = if scale > 0.0 { want(j, i) } else { 0.0 };

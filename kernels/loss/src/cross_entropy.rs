@@ -3,7 +3,7 @@
 use crate::{check, softmax::log_sum_exp};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
-/// loss_i = -ln softmax(logits_i)[target_i]; the gradient is of the mean over the rows.
+/// `loss[i] = -ln softmax(logits[i])[targets[i]]`; the gradient is of the mean over the rows.
 #[derive(Debug, Clone, Copy)]
 pub struct SoftmaxCrossEntropy {
     /// Rows.

@@ -2,7 +2,8 @@
 //!
 //! What makes it lean: the normaliser is known, so logits are needed only one block of the vocabulary at a
 //! time, and that block is turned into its own gradient in place and used for both products while it is in
-//! the cache. The matrix of all logits never exists; the head is read once per row block.
+//! the cache. The matrix of all logits never exists; the head is read once per row block. The head's gradient
+//! takes the block transposed, so that its product reads along cache lines too.
 
 use crate::{
     check,
@@ -15,7 +16,7 @@ use std::{cell::RefCell, ops::Range};
 /// Rows per block.
 const ROWS: usize = 512;
 /// Vocabulary per block: whole panels of the packed head, and a row length of 126 cache lines rather than a
-/// power of two, so that the columns of a block do not compete for the same cache sets.
+/// power of two, so that the rows of a block do not compete for the same cache sets.
 const VOCAB: usize = 2016;
 
 /// dx and dhead from the gradients of log-probability and entropy.
@@ -58,7 +59,7 @@ pub struct LmLogProbBackwardArgs<'a> {
 }
 
 thread_local! {
-    static BLOCK: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static BLOCK: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
 impl Kernel for LmLogProbBackward {
@@ -113,7 +114,7 @@ impl Kernel for LmLogProbBackward {
         if vocab == 0 || hidden == 0 {
             return dx.fill(0.0);
         }
-        let mut scratch = BLOCK.take();
+        let [mut scratch, mut transposed] = BLOCK.take();
         for r0 in (0..rows).step_by(ROWS) {
             let r = r0..(r0 + ROWS).min(rows);
             for v0 in (0..vocab).step_by(VOCAB) {
@@ -121,14 +122,24 @@ impl Kernel for LmLogProbBackward {
                 let dlogits = at_least(&mut scratch, r.len() * v.len());
                 rows_in.dlogits(r.clone(), v.clone(), dlogits);
                 let part = r.start * hidden..r.end * hidden;
-                dx_product(dlogits, r.len(), v.len(), hidden, &head[v0 * hidden..], &mut dx[part.clone()], v0 > 0);
+                dx_product(
+                    dlogits,
+                    r.len(),
+                    v.len(),
+                    hidden,
+                    &head[v0 * hidden..],
+                    &mut dx[part.clone()],
+                    v0 > 0,
+                );
                 if let Some(dhead) = &mut dhead {
                     let dhead = &mut dhead[v0 * hidden..v.end * hidden];
-                    dhead_product(dlogits, r.len(), v.len(), hidden, &rows_in.x[part], dhead);
+                    let t = at_least(&mut transposed, dlogits.len());
+                    transpose(dlogits, v.len(), t);
+                    dhead_product(t, r.len(), v.len(), hidden, &rows_in.x[part], dhead);
                 }
             }
         }
-        BLOCK.set(scratch);
+        BLOCK.set([scratch, transposed]);
     }
 }
 
@@ -149,21 +160,35 @@ fn dx_product(d: &[f32], rows: usize, vocab: usize, hidden: usize, head: &[f32],
     product.cpu(MatmulArgs { a: d.into(), b: head.into(), c: dx.into() });
 }
 
-/// dhead += dlogits^T x.
-fn dhead_product(d: &[f32], rows: usize, vocab: usize, hidden: usize, x: &[f32], dhead: &mut [f32]) {
+/// out = d^T for d with `cols` columns.
+fn transpose(d: &[f32], cols: usize, out: &mut [f32]) {
+    // One cache line of every row of d at a time.
+    const STEP: usize = 16;
+    let rows = d.len() / cols;
+    cpu::par_rows(out, rows, STEP, 2 * rows, |first, out| {
+        for (i, row) in d.chunks_exact(cols).enumerate() {
+            for (out, x) in out.chunks_exact_mut(rows).zip(&row[first..]) {
+                out[i] = *x;
+            }
+        }
+    });
+}
+
+/// dhead += dlogits^T x, from the transpose `t`.
+fn dhead_product(t: &[f32], rows: usize, vocab: usize, hidden: usize, x: &[f32], dhead: &mut [f32]) {
     let product = Matmul {
         m: vocab,
         n: hidden,
         k: rows,
-        ta: true,
+        ta: false,
         tb: false,
-        lda: vocab,
+        lda: rows,
         ldb: hidden,
         ldc: hidden,
         alpha: 1.0,
         accumulate: true,
     };
-    product.cpu(MatmulArgs { a: d.into(), b: x.into(), c: dhead.into() });
+    product.cpu(MatmulArgs { a: t.into(), b: x.into(), c: dhead.into() });
 }
 
 /// What a block of dlogits is computed from.

@@ -49,7 +49,8 @@ impl Kernel for BradleyTerry {
         let margin = args.margin.map(In::host);
         let (loss, dc, dr) = (args.loss.host(), args.dchosen.host(), args.drejected.host());
         for i in 0..self.pairs {
-            let lead = f64::from(chosen[i]) - f64::from(rejected[i]) - margin.map_or(0.0, |m| f64::from(m[i]));
+            let lead =
+                f64::from(chosen[i]) - f64::from(rejected[i]) - margin.map_or(0.0, |m| f64::from(m[i]));
             // With t = exp(-|lead|) <= 1 nothing overflows: softplus(-lead) and sigmoid(-lead).
             let t = (-lead.abs()).exp();
             let behind = if lead > 0.0 { 0.0 } else { -lead };

@@ -36,6 +36,10 @@ impl Kernel for PpoPolicyLoss {
     const NAME: &'static str = "ppo_policy_loss";
 
     fn check(&self, args: &PpoPolicyLossArgs<'_>) -> Result<(), ArgError> {
+        if self.cliprange.is_nan() || self.cliprange < 0.0 {
+            let problem = format!("is {}, expected 0 or more", self.cliprange);
+            return Err(ArgError { kernel: Self::NAME, arg: "cliprange", problem });
+        }
         expect_len(Self::NAME, "logprob", args.logprob.len(), self.n)?;
         expect_len(Self::NAME, "old_logprob", args.old_logprob.len(), self.n)?;
         expect_len(Self::NAME, "advantage", args.advantage.len(), self.n)?;

@@ -68,8 +68,12 @@ cpu::simd_fn! {
         let max = cpu::max(row) * inv_temperature;
         let (mut total, mut moment) = (0.0f64, 0.0f64);
         for chunk in row.chunks(CHUNK) {
-            total += f64::from(exp_sum(chunk, inv_temperature, max));
-            moment += f64::from(exp_moment(chunk, inv_temperature, max));
+            let (sum, weighted) = lane_sums(chunk, inv_temperature, max, |d| {
+                let e = cpu::exp(d);
+                (e, if e == 0.0 { 0.0 } else { e * d }) // 0 * -infinity
+            });
+            total += f64::from(sum);
+            moment += f64::from(weighted);
         }
         let s = RowSoftmax::new(max, total);
         // H = ln(sum) - sum e^(z - max) (z - max) / sum.
@@ -78,31 +82,27 @@ cpu::simd_fn! {
     }
 }
 
-/// Sum of `f(z - max)` over a chunk, in 16 lanes and then a tree.
+/// Both sums of `f(z - max)` over a chunk, each in 16 lanes and then a tree.
 #[inline(always)]
-fn lane_sum(chunk: &[f32], inv_temperature: f32, max: f32, f: impl Fn(f32) -> f32) -> f32 {
-    let mut acc = [0.0f32; LANES];
+fn lane_sums(chunk: &[f32], inv_temperature: f32, max: f32, f: impl Fn(f32) -> (f32, f32)) -> (f32, f32) {
+    let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
     let mut groups = chunk.chunks_exact(LANES);
     for g in &mut groups {
         for i in 0..LANES {
-            acc[i] += f(g[i] * inv_temperature - max);
+            let (a, b) = f(g[i] * inv_temperature - max);
+            first[i] += a;
+            second[i] += b;
         }
     }
-    for (a, x) in acc.iter_mut().zip(groups.remainder()) {
-        *a += f(*x * inv_temperature - max);
+    for (i, x) in groups.remainder().iter().enumerate() {
+        let (a, b) = f(*x * inv_temperature - max);
+        first[i] += a;
+        second[i] += b;
     }
-    cpu::sum(&acc)
+    (cpu::sum(&first), cpu::sum(&second))
 }
 
 #[inline(always)]
 fn exp_sum(chunk: &[f32], inv_temperature: f32, max: f32) -> f32 {
-    lane_sum(chunk, inv_temperature, max, cpu::exp)
-}
-
-#[inline(always)]
-fn exp_moment(chunk: &[f32], inv_temperature: f32, max: f32) -> f32 {
-    lane_sum(chunk, inv_temperature, max, |d| {
-        let e = cpu::exp(d);
-        if e == 0.0 { 0.0 } else { e * d } // 0 * -infinity
-    })
+    lane_sums(chunk, inv_temperature, max, |d| (cpu::exp(d), 0.0)).0
 }

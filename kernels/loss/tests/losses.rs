@@ -181,7 +181,12 @@ fn the_exact_kl_of_equal_models_is_zero_and_of_others_positive() {
     let packed = pack(&head, vocab, hidden);
     let kl = |a: &[f32], b: &[f32]| {
         let mut kl = vec![0.0; rows];
-        let args = FullKlArgs { x_policy: a.into(), x_ref: b.into(), head_packed: (&packed).into(), kl: (&mut kl).into() };
+        let args = FullKlArgs {
+            x_policy: a.into(),
+            x_ref: b.into(),
+            head_packed: (&packed).into(),
+            kl: (&mut kl).into(),
+        };
         FullKl { rows, hidden, vocab, inv_temperature: 1.0 }.cpu(args);
         kl
     };

@@ -14,4 +14,4 @@ pub use blocks::for_blocks;
 pub use linear::{Linear, LinearArgs};
 pub use matmul::{Matmul, MatmulArgs};
 pub use pack::{PackWeight, PackWeightArgs, packed_len};
-pub use panel::{Strided, panel_product, tile_cols, tile_rows};
+pub use panel::{Strided, Target, product, tile_cols, tile_rows};

@@ -4,9 +4,9 @@
 //! through once. In generation (few rows) a task is a slice of the panels, so each weight is read once a step.
 
 use crate::{
-    pack::packed_len,
     blocks::for_blocks,
-    panel::{Strided, panel_product, tile_cols, tile_rows},
+    pack::packed_len,
+    panel::{Strided, Target, product, tile_cols, tile_rows},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
@@ -56,30 +56,22 @@ impl Kernel for Linear {
     fn cpu(&self, args: LinearArgs<'_>) {
         let Linear { m, n, k } = *self;
         let (x, packed, cols) = (args.x.host(), args.packed.host(), tile_cols());
-        let (bias, residual) = (args.bias.map(In::host), args.residual.map(In::host));
-        let y = cpu::Shared::new(args.y.host());
+        let target =
+            Target::new(args.y.host(), n, n).with(args.bias.map(In::host), args.residual.map(In::host));
         for_blocks(m, n, cols, tile_rows(), k, |rows, panels| {
-            for p in panels {
-                let (first, have) = (p * cols, cols.min(n - p * cols));
-                let panel = &packed[p * k * cols..][..k * cols];
-                panel_product(Strided { data: x, row: k, step: 1 }, rows.clone(), k, panel, |i, acc| {
-                    // SAFETY: `for_blocks` hands each (row, panel) to one task; i < m, first + have <= n.
-                    let out = unsafe { y.slice(i * n + first, have) };
-                    let res = residual.map(|r| &r[i * n + first..][..have]);
-                    epilogue(acc, bias.map(|b| &b[first..][..have]), res, out);
-                });
-            }
+            let slice = &packed[panels.start * k * cols..panels.end * k * cols];
+            // SAFETY: `for_blocks` hands each (row, panel) to one task.
+            unsafe {
+                product(
+                    Strided { data: x, row: k, step: 1 },
+                    rows,
+                    k,
+                    slice,
+                    panels.start,
+                    panels.len(),
+                    &target,
+                )
+            };
         });
-    }
-}
-
-#[inline(always)]
-fn epilogue(acc: &[f32], bias: Option<&[f32]>, residual: Option<&[f32]>, out: &mut [f32]) {
-    out.copy_from_slice(&acc[..out.len()]);
-    if let Some(b) = bias {
-        out.iter_mut().zip(b).for_each(|(o, b)| *o += *b);
-    }
-    if let Some(r) = residual {
-        out.iter_mut().zip(r).for_each(|(o, r)| *o += *r);
     }
 }

@@ -1,12 +1,15 @@
 //! C (+)= alpha op(A) op(B) for all transposes and strides; B is packed into scratch on the way.
 
 use crate::{
-    blocks::for_blocks,
+    blocks::{for_blocks, for_slices},
     pack::{pack_plain, pack_transposed},
-    panel::{Strided, panel_product, tile_cols, tile_rows},
+    panel::{Strided, Target, grow, product, tile_cols, tile_rows},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out};
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
+
+/// Up to this many rows, packing all of B first would cost more than the product.
+const FEW_ROWS: usize = 32;
 
 /// C (+)= alpha op(A) op(B), op(A) `[m, k]`, op(B) `[k, n]`, C `[m, n]`.
 #[derive(Debug, Clone, Copy)]
@@ -89,33 +92,35 @@ impl Kernel for Matmul {
             return;
         }
         let (a, b, cols) = (args.a.host(), args.b.host(), tile_cols());
-        let a = if ta { Strided { data: a, row: 1, step: lda } } else { Strided { data: a, row: lda, step: 1 } };
-        let c = cpu::Shared::new(args.c.host());
-        let mut packed = SCRATCH.take();
-        let len = n.next_multiple_of(cols) * k;
-        if packed.len() < len {
-            packed.resize(len, 0.0);
-        }
-        cpu::par_rows(&mut packed[..len], k * cols, 1, 2 * k * cols, |p, panel| {
-            let (first, have) = (p * cols, cols.min(n - p * cols));
-            let pack = if tb { pack_transposed } else { pack_plain };
-            pack(b, ldb, first, have, k, panel);
-        });
-        let packed_ref = &packed;
-        for_blocks(m, n, cols, tile_rows(), k, |rows, panels| {
-            for p in panels {
-                let (first, have) = (p * cols, cols.min(n - p * cols));
-                let panel = &packed_ref[p * k * cols..][..k * cols];
-                panel_product(a, rows.clone(), k, panel, |i, acc| {
-                    // SAFETY: `for_blocks` hands each (row, panel) to one task; `check` bounded C.
-                    let out = unsafe { c.slice(i * ldc + first, have) };
-                    if accumulate {
-                        out.iter_mut().zip(acc).for_each(|(o, v)| *o += alpha * v);
-                    } else {
-                        out.iter_mut().zip(acc).for_each(|(o, v)| *o = alpha * v);
-                    }
-                });
+        let a =
+            if ta { Strided { data: a, row: 1, step: lda } } else { Strided { data: a, row: lda, step: 1 } };
+        let target = Target::new(args.c.host(), ldc, n).scaled(alpha).accumulating(accumulate);
+        let pack = |panels: Range<usize>, to: &mut [f32]| {
+            for (p, panel) in panels.zip(to.chunks_exact_mut((k * cols).max(1))) {
+                let pack = if tb { pack_transposed } else { pack_plain };
+                pack(b, ldb, p * cols, cols.min(n - p * cols), k, panel);
             }
+        };
+        if m <= FEW_ROWS {
+            // One block of rows: each task packs its own panels, which never leave the core's cache.
+            for_slices(m, n, k, |panels| {
+                let mut packed = SCRATCH.take();
+                let slice = grow(&mut packed, panels.len() * k * cols);
+                pack(panels.clone(), slice);
+                // SAFETY: `for_slices` hands each panel to one task.
+                unsafe { product(a, 0..m, k, slice, panels.start, panels.len(), &target) };
+                SCRATCH.set(packed);
+            });
+            return;
+        }
+        let mut packed = SCRATCH.take();
+        let all = grow(&mut packed, n.next_multiple_of(cols) * k);
+        cpu::par_rows(all, k * cols, 1, 2 * k * cols, |p, panel| pack(p..p + 1, panel));
+        let all = &*all;
+        for_blocks(m, n, cols, tile_rows(), k, |rows, panels| {
+            let slice = &all[panels.start * k * cols..panels.end * k * cols];
+            // SAFETY: `for_blocks` hands each (row, panel) to one task.
+            unsafe { product(a, rows, k, slice, panels.start, panels.len(), &target) };
         });
         SCRATCH.set(packed);
     }

@@ -1,20 +1,20 @@
-//! The register tile: rows of A times one packed panel of B.
+//! The register tile: a few rows of A times a packed panel of B, with the epilogue in its store.
 //!
 //! Ideas that make it fast:
 //! - the tile (6 x 16 on AVX2, 12 x 32 on AVX-512) keeps 12 or 24 accumulators in registers, enough
-//!   independent chains to hide the latency of the fused multiply-add on both ports;
-//! - B is packed so that each step reads one contiguous row of the panel; A is broadcast from where it lies;
-//! - the whole inner dimension runs in registers: no partial sums in memory, one rounding order.
+//!   independent chains to hide the latency of the fused multiply-add on both ports; with one or two rows
+//!   it takes several panels at once for the same reason, with few columns it drops half the panel;
+//! - B is packed so that each step reads one contiguous row of the panel; A is broadcast;
+//! - scale, bias and residual are applied to the registers on their way to memory;
+//! - a long inner dimension comes in blocks: the accumulators are put down and picked up unrounded, so the
+//!   chain is the same as in one go.
 
 use cpu::Isa;
 
 /// Rows of the largest tile of any instruction set.
 pub(crate) const MAX_ROWS: usize = 12;
-/// Columns of the largest tile of any instruction set.
-pub(crate) const MAX_COLS: usize = 32;
-
-/// An accumulator tile, row-major with [`MAX_COLS`] columns.
-pub(crate) type Tile = [[f32; MAX_COLS]; MAX_ROWS];
+/// Columns that the widest tile writes: four panels of the widest instruction set.
+pub(crate) const MAX_COLS: usize = 128;
 
 /// Tile rows and columns for this machine.
 pub(crate) fn shape() -> (usize, usize) {
@@ -24,95 +24,210 @@ pub(crate) fn shape() -> (usize, usize) {
     }
 }
 
-/// A strided view of A: element (i, k) lies at `i * row + k * step`.
-#[derive(Clone, Copy)]
-pub struct Strided<'a> {
-    /// The elements.
-    pub data: &'a [f32],
-    /// Distance between rows.
-    pub row: usize,
-    /// Distance between inner elements.
-    pub step: usize,
+/// Panels that a tile of `rows` rows takes at once.
+pub(crate) fn panels_at_once(rows: usize) -> usize {
+    match (cpu::isa(), rows) {
+        (Isa::Portable, _) => 1,
+        (_, 1) => 4,
+        (_, 2) => 2,
+        _ => 1,
+    }
 }
 
-/// tile = A[first..first + rows, 0..k] * panel. `panel` is `[k, columns]`.
-pub(crate) fn tile(a: Strided<'_>, first: usize, rows: usize, k: usize, panel: &[f32], out: &mut Tile) {
-    let (max_rows, cols) = shape();
-    assert!(rows >= 1 && rows <= max_rows && panel.len() >= k * cols, "tile: panel or rows");
-    assert!(k == 0 || a.data.len() > (first + rows - 1) * a.row + (k - 1) * a.step, "tile: A is too short");
-    if k == 0 {
-        return out.iter_mut().for_each(|r| r.fill(0.0));
-    }
+/// Operands of one tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands {
+    /// First element of A's first row.
+    pub(crate) a: *const f32,
+    /// Distance between rows of A.
+    pub(crate) row: usize,
+    /// Distance between inner elements of A.
+    pub(crate) step: usize,
+    /// The panel: inner element k of its columns lies at `k * tile columns`.
+    pub(crate) b: *const f32,
+    /// Distance to the next panel.
+    pub(crate) next_panel: usize,
+    /// Inner elements.
+    pub(crate) k: usize,
+    /// Accumulators to start from, rows `acc_row` apart; null: zeros.
+    pub(crate) start: *const f32,
+    /// Distance between rows of accumulators, at `start` and at [`Finish::Raw`].
+    pub(crate) acc_row: usize,
+}
+
+/// What becomes of a tile's accumulators.
+#[derive(Clone, Copy)]
+pub(crate) enum Finish {
+    /// Put down unrounded, rows `acc_row` apart.
+    Raw(*mut f32),
+    /// out = alpha * acc (+ bias) (+ add).
+    Store(Store),
+}
+
+/// out = alpha * acc (+ bias) (+ add), for one tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Store {
+    pub(crate) alpha: f32,
+    /// Null: none.
+    pub(crate) bias: *const f32,
+    /// Null: none. May be `out` itself.
+    pub(crate) add: *const f32,
+    pub(crate) out: *mut f32,
+    /// Distance between rows of `add` and of `out`.
+    pub(crate) row: usize,
+}
+
+/// Runs one tile of `rows` rows and `cols` columns: at most [`shape`]'s, or all columns of
+/// [`panels_at_once`] panels. Whole vectors are read and written: with [`Finish::Store`] `cols` must be a
+/// multiple of half a panel, with [`Finish::Raw`] it is rounded up to one.
+///
+/// # Safety
+/// Every access that the operands and `finish` describe must be in bounds and free of races.
+pub(crate) unsafe fn tile(rows: usize, cols: usize, o: &Operands, finish: Finish) {
     #[cfg(target_arch = "x86_64")]
     match cpu::isa() {
-        // SAFETY: the features were detected, and the asserts above bound every access.
-        Isa::Avx512 => return unsafe { x86::avx512(a, first, rows, k, panel, out) },
+        // SAFETY: the features were detected; the rest is the caller's contract.
+        Isa::Avx512 => return unsafe { x86::avx512(rows, cols.div_ceil(16), o, finish) },
         // SAFETY: as above.
-        Isa::Avx2 => return unsafe { x86::avx2(a, first, rows, k, panel, out) },
+        Isa::Avx2 => return unsafe { x86::avx2(rows, cols.div_ceil(8), o, finish) },
         Isa::Portable => {}
     }
-    portable(a, first, rows, k, panel, out);
+    // SAFETY: the caller's contract.
+    unsafe { portable(rows, cols.next_multiple_of(8), o, finish) }
 }
 
-fn portable(a: Strided<'_>, first: usize, rows: usize, k: usize, panel: &[f32], out: &mut Tile) {
-    for (i, acc) in out.iter_mut().enumerate().take(rows) {
-        let acc: &mut [f32; 16] = (&mut acc[..16]).try_into().expect("16 columns");
-        acc.fill(0.0);
-        for (step, b) in panel.chunks_exact(16).take(k).enumerate() {
-            let x = a.data[(first + i) * a.row + step * a.step];
-            for (c, b) in acc.iter_mut().zip(b) {
-                *c = x.mul_add(*b, *c);
+/// # Safety
+/// As [`tile`].
+unsafe fn portable(rows: usize, cols: usize, o: &Operands, finish: Finish) {
+    for i in 0..rows {
+        let mut acc = [0.0f32; 16];
+        // SAFETY: the caller's contract; `cols` is at most 16.
+        unsafe {
+            if !o.start.is_null() {
+                (0..cols).for_each(|j| acc[j] = *o.start.add(i * o.acc_row + j));
+            }
+            for k in 0..o.k {
+                let x = *o.a.add(i * o.row + k * o.step);
+                let b = std::slice::from_raw_parts(o.b.add(16 * k), cols);
+                acc.iter_mut().zip(b).for_each(|(c, b)| *c = x.mul_add(*b, *c));
+            }
+            match finish {
+                Finish::Raw(to) => (0..cols).for_each(|j| *to.add(i * o.acc_row + j) = acc[j]),
+                Finish::Store(s) => (0..cols).for_each(|j| store_one(&s, i, j, acc[j])),
             }
         }
     }
 }
 
+/// The epilogue of one element.
+///
+/// # Safety
+/// Element (i, j) of every operand of `s` must be in bounds.
+#[inline(always)]
+pub(crate) unsafe fn store_one(s: &Store, i: usize, j: usize, acc: f32) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut v = s.alpha * acc;
+        if !s.bias.is_null() {
+            v += *s.bias.add(j);
+        }
+        if !s.add.is_null() {
+            v += *s.add.add(i * s.row + j);
+        }
+        *s.out.add(i * s.row + j) = v;
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Strided, Tile};
+    use super::{Finish, Operands};
     use std::arch::x86_64::*;
 
-    /// One function per row count, so that the accumulators are registers.
+    /// One function per tile shape, so that the accumulators are registers.
     macro_rules! kernels {
-        ($name:ident, $tile:ident, $features:literal, $lanes:literal, $vec:ty,
-         $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, [$($rows:literal)*]) => {
+        ($name:ident, $tile:ident, $features:literal, $lanes:literal, $vec:ty, $zero:ident, $load:ident,
+         $store:ident, $set:ident, $fma:ident, $add:ident, $mul:ident, [$($rows:literal)*]) => {
+            /// Tile of `rows` x `vecs` vectors.
+            ///
             /// # Safety
-            /// The features must be present; `a` and `panel` must cover the tile.
+            /// The features must be present; the rest as [`super::tile`].
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn $name(
-                a: Strided<'_>, first: usize, rows: usize, k: usize, panel: &[f32], out: &mut Tile,
-            ) {
-                match rows {
-                    // SAFETY: the caller's contract.
-                    $($rows => unsafe { $tile::<$rows>(a, first, k, panel, out) },)*
-                    _ => unreachable!("more rows than the tile has"),
+            pub(super) unsafe fn $name(rows: usize, vecs: usize, o: &Operands, finish: Finish) {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    match (rows, vecs) {
+                        $(($rows, 1) => $tile::<$rows, 1>(o, finish),)*
+                        $(($rows, 2) => $tile::<$rows, 2>(o, finish),)*
+                        (1, 8) => $tile::<1, 8>(o, finish),
+                        (2, 4) => $tile::<2, 4>(o, finish),
+                        _ => unreachable!("no tile of {rows} rows and {vecs} vectors"),
+                    }
                 }
             }
 
             /// # Safety
             /// As above.
             #[target_feature(enable = $features)]
-            unsafe fn $tile<const R: usize>(
-                a: Strided<'_>, first: usize, k: usize, panel: &[f32], out: &mut Tile,
-            ) {
-                let mut acc: [[$vec; 2]; R] = [[$zero(); 2]; R];
-                // SAFETY: the caller checked that rows first..first+R and k steps lie inside A and panel.
+            unsafe fn $tile<const R: usize, const V: usize>(o: &Operands, finish: Finish) {
+                let mut acc: [[$vec; V]; R] = [[$zero(); V]; R];
+                // SAFETY: the caller checked every row, column and step that the operands describe.
                 unsafe {
-                    let mut x = a.data.as_ptr().add(first * a.row);
-                    let mut b = panel.as_ptr();
-                    for _ in 0..k {
-                        let (b0, b1) = ($load(b), $load(b.add($lanes)));
+                    if !o.start.is_null() {
                         for i in 0..R {
-                            let v = $set(*x.add(i * a.row));
-                            acc[i][0] = $fma(v, b0, acc[i][0]);
-                            acc[i][1] = $fma(v, b1, acc[i][1]);
+                            for v in 0..V {
+                                acc[i][v] = $load(o.start.add(i * o.acc_row + v * $lanes));
+                            }
                         }
-                        x = x.wrapping_add(a.step);
-                        b = b.add(2 * $lanes);
                     }
-                    for (row, acc) in out.iter_mut().zip(&acc) {
-                        $store(row.as_mut_ptr(), acc[0]);
-                        $store(row.as_mut_ptr().add($lanes), acc[1]);
+                    let (mut x, mut b, row) = (o.a, o.b, o.row);
+                    for _ in 0..o.k {
+                        let mut w = [$zero(); V];
+                        for v in 0..V {
+                            w[v] = $load(b.add(v / 2 * o.next_panel + v % 2 * $lanes));
+                        }
+                        for i in 0..R {
+                            let a = $set(*x.add(i * row));
+                            for v in 0..V {
+                                acc[i][v] = $fma(a, w[v], acc[i][v]);
+                            }
+                        }
+                        x = x.wrapping_add(o.step);
+                        b = b.wrapping_add(2 * $lanes);
+                    }
+                    match finish {
+                        Finish::Raw(to) => {
+                            for i in 0..R {
+                                for v in 0..V {
+                                    $store(to.add(i * o.acc_row + v * $lanes), acc[i][v]);
+                                }
+                            }
+                        }
+                        Finish::Store(s) => {
+                            if s.alpha != 1.0 {
+                                let alpha = $set(s.alpha);
+                                acc.iter_mut().flatten().for_each(|c| *c = $mul(alpha, *c));
+                            }
+                            if !s.bias.is_null() {
+                                for v in 0..V {
+                                    let bias = $load(s.bias.add(v * $lanes));
+                                    for i in 0..R {
+                                        acc[i][v] = $add(acc[i][v], bias);
+                                    }
+                                }
+                            }
+                            if !s.add.is_null() {
+                                for i in 0..R {
+                                    for v in 0..V {
+                                        acc[i][v] = $add(acc[i][v], $load(s.add.add(i * s.row + v * $lanes)));
+                                    }
+                                }
+                            }
+                            for i in 0..R {
+                                for v in 0..V {
+                                    $store(s.out.add(i * s.row + v * $lanes), acc[i][v]);
+                                }
+                            }
+                        }
                     }
                 }
             }
@@ -120,7 +235,8 @@ mod x86 {
     }
 
     kernels!(avx2, tile_avx2, "avx2,fma", 8, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps,
-        _mm256_set1_ps, _mm256_fmadd_ps, [1 2 3 4 5 6]);
+        _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps, _mm256_mul_ps, [1 2 3 4 5 6]);
     kernels!(avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq", 16, __m512, _mm512_setzero_ps,
-        _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, [1 2 3 4 5 6 7 8 9 10 11 12]);
+        _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps, _mm512_mul_ps,
+        [1 2 3 4 5 6 7 8 9 10 11 12]);
 }

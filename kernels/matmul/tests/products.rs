@@ -5,7 +5,9 @@ use matmul::*;
 use proptest::prelude::*;
 
 fn values(n: usize, seed: u32) -> Vec<f32> {
-    (0..n as u32).map(|i| (((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0) - 1.0).collect()
+    (0..n as u32)
+        .map(|i| (((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0) - 1.0)
+        .collect()
 }
 
 fn chain(k: usize, a: impl Fn(usize) -> f32, b: impl Fn(usize) -> f32) -> f32 {
@@ -77,8 +79,20 @@ fn threads_and_neighbours_do_not_change_a_row() {
 
 #[test]
 fn a_wrong_argument_is_named() {
-    let shape = Matmul { m: 2, n: 2, k: 3, ta: false, tb: false, lda: 3, ldb: 2, ldc: 2, alpha: 1.0, accumulate: false };
+    let shape = Matmul {
+        m: 2,
+        n: 2,
+        k: 3,
+        ta: false,
+        tb: false,
+        lda: 3,
+        ldb: 2,
+        ldc: 2,
+        alpha: 1.0,
+        accumulate: false,
+    };
     let (a, b, mut c) = ([0.0f32; 5], [0.0f32; 6], [0.0f32; 4]);
-    let e = shape.check(&MatmulArgs { a: a[..].into(), b: b[..].into(), c: c[..].as_mut().into() }).unwrap_err();
+    let e =
+        shape.check(&MatmulArgs { a: a[..].into(), b: b[..].into(), c: c[..].as_mut().into() }).unwrap_err();
     assert_eq!(e.to_string(), "matmul: argument `a`: has 5 elements, expected at least 6");
 }

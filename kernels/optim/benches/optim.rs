@@ -1,1 +1,47 @@
-fn main() {}
+//! Bytes per second of the optimiser's passes.
+
+#![allow(missing_docs)] // criterion's macros
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kernel_abi::Kernel;
+use optim::*;
+
+fn bench(c: &mut Criterion) {
+    for len in [4096usize, 1 << 22] {
+        let (mut p, g) = (vec![0.5f32; len], vec![0.01f32; len]);
+        let (mut m, mut v) = (vec![0.0f32; len], vec![0.0f32; len]);
+        let adamw = AdamW {
+            len,
+            lr: 1e-4,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            step: 10,
+            grad_scale: 1.0,
+        };
+        let mut group = c.benchmark_group("optim");
+        group.throughput(Throughput::Bytes(28 * len as u64));
+        group.bench_function(format!("adamw/{len}"), |b| {
+            b.iter(|| {
+                adamw.cpu(AdamWArgs {
+                    param: (&mut p).into(),
+                    grad: (&g).into(),
+                    m: (&mut m).into(),
+                    v: (&mut v).into(),
+                });
+            })
+        });
+        let mut out = [0.0f64];
+        group.throughput(Throughput::Bytes(4 * len as u64));
+        group.bench_function(format!("squared_norm/{len}"), |b| {
+            b.iter(|| {
+                SquaredNorm { len }.cpu(SquaredNormArgs { x: (&g).into(), out: out[..].as_mut().into() });
+            })
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

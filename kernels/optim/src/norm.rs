@@ -54,7 +54,9 @@ impl Kernel for SquaredNorm {
     fn cpu(&self, args: SquaredNormArgs<'_>) {
         let x = args.x.host();
         let mut partial = vec![0.0f64; x.len().div_ceil(CHUNK)];
-        cpu::par_rows(&mut partial, 1, 1, CHUNK, |i, p| p[0] = squares(&x[i * CHUNK..((i + 1) * CHUNK).min(x.len())]));
+        cpu::par_rows(&mut partial, 1, 1, CHUNK, |i, p| {
+            p[0] = squares(&x[i * CHUNK..((i + 1) * CHUNK).min(x.len())])
+        });
         args.out.host()[0] += partial.iter().sum::<f64>();
     }
 }

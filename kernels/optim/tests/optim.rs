@@ -58,3 +58,56 @@ fn schedules_warm_up_and_fall() {
     assert!(Schedule::Linear.factor(99, 0, 100) < 0.02);
     assert_eq!((clip_scale(0.5, 1.0), clip_scale(3.0, 0.0)), (1.0, 0.0));
 }
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let len = 100_003;
+    let g: Vec<f32> = (0..len).map(|i| ((i * 31) % 997) as f32 * 1e-3 - 0.4).collect();
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (mut p, mut m, mut v, mut norm) = (g.clone(), vec![0.1f32; len], vec![0.2f32; len], [0.0f64]);
+        let k = AdamW {
+            len,
+            lr: 0.01,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            step: 3,
+            grad_scale: 0.5,
+        };
+        pool.install(|| {
+            k.cpu(AdamWArgs {
+                param: (&mut p).into(),
+                grad: (&g).into(),
+                m: (&mut m).into(),
+                v: (&mut v).into(),
+            });
+            SquaredNorm { len }.cpu(SquaredNormArgs { x: (&g).into(), out: norm[..].as_mut().into() });
+        });
+        (p, m, v, norm)
+    };
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    let (mut a, mut b, mut c, g) = ([0.0f32; 2], [0.0f32; 2], [0.0f32; 1], [0.0f32; 2]);
+    let k = AdamW {
+        len: 2,
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        step: 1,
+        grad_scale: 1.0,
+    };
+    let args = AdamWArgs {
+        param: a[..].as_mut().into(),
+        grad: g[..].into(),
+        m: b[..].as_mut().into(),
+        v: c[..].as_mut().into(),
+    };
+    assert_eq!(k.check(&args).unwrap_err().to_string(), "adamw: argument `v`: has 1 elements, expected 2");
+}

@@ -246,9 +246,12 @@ impl Writer<'_> {
 
     fn subject(&mut self) -> Subject {
         let &(name, plural) = self.fresh(ASPECTS, 1.0, |a| (a.0, 1.0));
-        if self.rng.chance(0.12) {
-            let place = self.rng.pick(&["at the start", "near the end", "in the middle"]);
-            return Subject { text: format!("the {name} {place}"), plural };
+        if LOCATED.contains(&name) && self.rng.chance(0.25) {
+            let place = *self.rng.pick(&["at the start", "near the end", "in the middle"]);
+            if !self.used.contains(&place) {
+                self.used.push(place);
+                return Subject { text: format!("the {name} {place}"), plural };
+            }
         }
         Subject { text: format!("the {name}"), plural }
     }

@@ -158,7 +158,7 @@ fn classes() -> &'static HashMap<&'static str, Class> {
     static MAP: OnceLock<HashMap<&'static str, Class>> = OnceLock::new();
     MAP.get_or_init(|| {
         let mut map = HashMap::new();
-        let mut add = |words: &[&'static str], class| words.iter().for_each(|w| drop(map.insert(*w, class)));
+        let mut add = |words: &[&'static str], class| map.extend(words.iter().map(|w| (*w, class)));
         add(VERBS, Class::Verb);
         let simple: Vec<_> = ASPECTS.iter().filter(|a| !a.0.contains(' ')).map(|a| a.0).collect();
         add(&simple, Class::Aspect);

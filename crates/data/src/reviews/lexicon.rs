@@ -165,6 +165,12 @@ pub(super) const ASPECTS: &[(&str, bool)] = &[
     ("side stories", true), ("landscapes", true), ("quiet moments", true),
 ];
 
+/// Those of [`ASPECTS`] that can be better in one place than in another.
+pub(super) const LOCATED: &[&str] = &[
+    "acting", "dialogue", "music", "camera work", "pacing", "editing", "lighting", "humor", "jokes", "effects",
+    "songs", "fight scenes", "dance numbers", "twists",
+];
+
 pub(super) const KINDS: &[&str] =
     &["film", "movie", "story", "drama", "comedy", "picture", "show", "tale", "piece of work", "debut"];
 

@@ -54,9 +54,9 @@ fn phrases() -> &'static HashMap<&'static str, Vec<Phrase>> {
         let pairs =
             [GOOD_ADJECTIVES, BAD_ADJECTIVES, VIRTUES, VICES, TREATS, CHORES, TOO, FREE_TEXT].concat();
         let verbs = [GOOD_VERBS, BAD_VERBS, LIKED, DISLIKED].concat();
-        let all = (pairs.into_iter())
-            .chain(verbs.iter().map(|v| (v.0, v.2)))
+        let all = (verbs.iter().map(|v| (v.0, v.2)))
             .chain(verbs.iter().map(|v| (v.1, v.2)))
+            .chain(pairs)
             .chain(VERDICTS.iter().map(|v| (v.1, v.2)));
         let mut map: HashMap<&str, Vec<Phrase>> = HashMap::new();
         for (id, (text, weight)) in all.enumerate() {
@@ -166,7 +166,22 @@ fn is_comparison(words: &[String], at: usize) -> bool {
 /// Whether a clause ends before word `i`.
 fn is_boundary(words: &[String], i: usize) -> bool {
     let opens = |w: &str| {
-        matches!(w, "the" | "i" | "we" | "it" | "my" | "its" | "there" | "they" | "he" | "she" | "a")
+        matches!(
+            w,
+            "the"
+                | "i"
+                | "we"
+                | "it"
+                | "my"
+                | "its"
+                | "there"
+                | "they"
+                | "he"
+                | "she"
+                | "a"
+                | "no"
+                | "nothing"
+        )
     };
     match words[i].as_str() {
         "," | "but" | "yet" | "although" | "though" | "even_though" | "because" | "while" | "however" => true,
