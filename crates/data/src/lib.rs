@@ -5,6 +5,7 @@
 
 pub mod baseline;
 mod diversity;
+pub mod download;
 mod error;
 mod pairs;
 pub mod readers;

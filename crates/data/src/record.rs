@@ -58,6 +58,22 @@ pub struct Demonstration {
     pub completion: String,
 }
 
+impl Demonstration {
+    /// Cuts a text after its first `prompt_words` words, so that texts alone can serve as demonstrations and
+    /// prompts. `None` where nothing would be left to write.
+    pub fn from_text(text: &str, prompt_words: usize) -> Option<Demonstration> {
+        let text = text.trim();
+        let mut blank_before = true;
+        let mut starts = text.char_indices().filter(|(_, c)| {
+            let starts_word = blank_before && !c.is_whitespace();
+            blank_before = c.is_whitespace();
+            starts_word
+        });
+        let (at, _) = starts.nth(prompt_words)?;
+        Some(Demonstration { prompt: text[..at].trim_end().to_owned(), completion: text[at..].to_owned() })
+    }
+}
+
 /// Two answers to one prompt, the better one named, for reward models.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ranked {
@@ -126,9 +142,31 @@ impl<T> Dataset<T> {
         let held_out = items.split_off(n - aside);
         Ok(Split { train: Dataset { items }, held_out: Dataset { items: held_out } })
     }
+
+    /// Shuffles by `seed` and cuts into training (80 %), validation (10 %) and test (10 %) sets.
+    ///
+    /// # Errors
+    /// If there are fewer than three records.
+    pub fn split_80_10_10(self, seed: u64) -> Result<[Dataset<T>; 3], DataError> {
+        let n = self.len();
+        if n < 3 {
+            return Err(DataError::Request(format!("{n} records cannot be split in three; give at least 3")));
+        }
+        let tenth = ((n as f64 * 0.1).round() as usize).max(1);
+        let mut items = self.shuffled(seed).items;
+        let test = items.split_off(n - tenth);
+        let validation = items.split_off(n - 2 * tenth);
+        Ok([items, validation, test].map(Dataset::new))
+    }
 }
 
 impl Dataset<Labelled> {
+    /// Without the texts rated exactly 0, which the sign of a mean rating cannot place.
+    pub fn decided(mut self) -> Dataset<Labelled> {
+        self.items.retain(|item| item.rating != Some(0.0));
+        self
+    }
+
     /// How many records are negative and positive.
     pub fn class_counts(&self) -> [usize; 2] {
         self.items.iter().fold([0; 2], |mut counts, item| {
@@ -171,6 +209,25 @@ mod tests {
         assert!(Dataset::new(vec![1]).split(0.5, 0).unwrap_err().to_string().contains("at least 2"));
         assert!(Dataset::new(vec![1, 2]).split(1.0, 0).is_err());
         assert_eq!(Dataset::new(vec![1, 2]).split(0.01, 0).unwrap().held_out.len(), 1);
+    }
+
+    #[test]
+    fn three_parts_share_nothing() {
+        let parts = (0..1000u32).collect::<Dataset<_>>().split_80_10_10(3).unwrap();
+        assert_eq!(parts.each_ref().map(Dataset::len), [800, 100, 100]);
+        let mut all: Vec<u32> = parts.into_iter().flat_map(|p| p.items).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..1000).collect::<Vec<_>>());
+        assert_eq!((0..3).collect::<Dataset<_>>().split_80_10_10(3).unwrap().map(|p| p.len()), [1, 1, 1]);
+        assert!(Dataset::new(vec![1, 2]).split_80_10_10(3).is_err());
+    }
+
+    #[test]
+    fn texts_become_demonstrations() {
+        let cut = Demonstration::from_text(" a  fine film . ", 2).unwrap();
+        assert_eq!((cut.prompt.as_str(), cut.completion.as_str()), ("a  fine", "film ."));
+        assert_eq!(Demonstration::from_text("a fine", 2), None);
+        assert_eq!(Demonstration::from_text("a fine", 0).unwrap().prompt, "");
     }
 
     #[test]

@@ -26,17 +26,17 @@ pub(super) fn opening(rng: &mut Rng) -> String {
             format!(
                 "{title} is {} about {} from {}.",
                 article(genre),
-                article(*rng.pick(PEOPLE)),
+                article(any(rng, PEOPLE)),
                 rng.pick(PLACES)
             )
         }
         6 => format!("{} picked {title} for our {} night.", with(rng), rng.pick(DAYS)),
-        _ => format!("{title} follows {} who {}.", article(*rng.pick(PEOPLE)), rng.pick(DEEDS)),
+        _ => format!("{title} follows {} who {}.", article(any(rng, PEOPLE)), rng.pick(DEEDS)),
     };
     if rng.chance(0.6) {
         return first;
     }
-    let person = article(*rng.pick(PEOPLE));
+    let person = article(any(rng, PEOPLE));
     let second = match rng.below(4) {
         0 => format!("it is about {person} who {}.", rng.pick(DEEDS)),
         1 => format!("the {} is set in {}.", rng.pick(&["story", "film", "movie"]), rng.pick(PLACES)),
@@ -62,5 +62,10 @@ fn who(rng: &mut Rng) -> &'static str {
 }
 
 fn with(rng: &mut Rng) -> &'static str {
-    *rng.pick(COMPANIONS)
+    any(rng, COMPANIONS)
+}
+
+fn any(rng: &mut Rng, from: &'static [&'static str]) -> &'static str {
+    let word: &&str = rng.pick(from);
+    word
 }
