@@ -302,18 +302,85 @@ impl Config {
         Config { ppo, ..Config::default() }
     }
 
-    /// Reads a TOML file over the embedded example's settings.
+    /// A named preset; real-data presets expect the files of `cargo xtask data` in `data_dir`.
+    ///
+    /// # Errors
+    /// For an unknown name, or when the preset's files are not there.
+    pub fn preset(name: &str, data_dir: &Path) -> Result<Self> {
+        let need = |file: &str, command: &str| {
+            let path = data_dir.join(file);
+            match path.exists() {
+                true => Ok(path),
+                false => {
+                    let problem = format!("{} is missing; run `cargo xtask data {command}` first", path.display());
+                    Err(Error::config("--preset", problem))
+                }
+            }
+        };
+        match name {
+            "embedded" => Ok(Config::embedded()),
+            "movie-reviews" => Ok(Config::movie_reviews(
+                need("movie-reviews.tsv", "movie-reviews")?,
+                need("brown.txt", "plain-text")?,
+            )),
+            "smollm2" => Ok(Config::smollm2(
+                need("movie-reviews.tsv", "movie-reviews")?,
+                need("brown.txt", "plain-text")?,
+                need("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2")?,
+            )),
+            other => Err(Error::config("--preset", format!("\"{other}\" is unknown; use embedded, movie-reviews or smollm2"))),
+        }
+    }
+
+    /// Real sentences with human ratings; a small base model from scratch.
+    fn movie_reviews(reviews: PathBuf, plain: PathBuf) -> Self {
+        let mut c = Config::embedded();
+        c.data.path = Some(reviews);
+        c.data.plain_text = Some(plain);
+        c.data.pairs = 12_000;
+        c.model = ModelSection { hidden: 192, layers: 4, heads: 6, intermediate: 768, context: 128, vocab: 4096, ..c.model };
+        c.pretrain.train = LoopConfig { steps: 1200, batch_size: 32, learning_rate: 2e-3, ..c.pretrain.train };
+        c.sft.train = LoopConfig { steps: 400, learning_rate: 5e-4, ..c.sft.train };
+        c.reward.train = LoopConfig { steps: 600, batch_size: 16, learning_rate: 3e-4, ..c.reward.train };
+        c.ppo.response_length = 24;
+        c.ppo.missing_eos_penalty = None;
+        c
+    }
+
+    /// The same with a real pre-trained model, fine-tuned through adapters.
+    fn smollm2(reviews: PathBuf, plain: PathBuf, model: PathBuf) -> Self {
+        let mut c = Config::movie_reviews(reviews, plain);
+        c.model.path = Some(model);
+        c.sft.method = "lora".into();
+        c.sft.train = LoopConfig { steps: 60, batch_size: 16, learning_rate: 5e-4, ..c.sft.train };
+        c.reward.kind = "classifier".into();
+        c.reward.method = "lora".into();
+        c.reward.train = LoopConfig { steps: 500, batch_size: 16, learning_rate: 3e-4, ..c.reward.train };
+        c.ppo = rl::PpoConfig {
+            learning_rate: 3e-4,
+            batch_size: 16,
+            mini_batch_size: 8,
+            ppo_epochs: 2,
+            response_length: 20,
+            ..c.ppo
+        };
+        c.rollout.iterations = 24;
+        c.eval.prompts = 32;
+        c
+    }
+
+    /// Puts a TOML file's values over these.
     ///
     /// # Errors
     /// Names the file and the line or field.
-    pub fn load(path: &Path) -> Result<Self> {
+    pub fn overlay(&mut self, path: &Path) -> Result<()> {
+        let bad = |e: toml::de::Error| Error::config(&path.display().to_string(), e.to_string());
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let mut base = toml::Value::try_from(Config::embedded()).expect("the defaults are TOML");
-        let over: toml::Value = text.parse().map_err(|e: toml::de::Error| {
-            Error::config(&path.display().to_string(), e.to_string())
-        })?;
-        merge(&mut base, over);
-        base.try_into().map_err(|e: toml::de::Error| Error::config(&path.display().to_string(), e.to_string()))
+        let over: toml::Table = text.parse().map_err(bad)?;
+        let mut base = toml::Value::try_from(&*self).expect("the settings are TOML");
+        merge(&mut base, toml::Value::Table(over));
+        *self = base.try_into().map_err(bad)?;
+        Ok(())
     }
 
     /// The settings as a TOML file.
