@@ -1,2 +1,53 @@
-//! The only task runner.
-fn main() {}
+//! The only task runner: `cargo xtask --help`.
+mod bench;
+mod data_sets;
+mod test;
+mod tidy;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+/// RLHF fine-tuning of language models: train, test, bench.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask train                         the whole pipeline on generated reviews, minutes on two cores
+  cargo xtask train --preset movie-reviews  the same on real sentences with human ratings
+  cargo xtask train --out runs/a --resume   continue after a kill
+  cargo xtask test                          every test and check";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run SFT, reward model and PPO.
+    Train(train::Args),
+    /// Bring data sets and models: movie-reviews, plain-text, smollm2, gpt2-bpe.
+    Data(data_sets::Args),
+    /// Time this engine: the pipeline's workloads, or the kernels' criterion benches.
+    Bench(bench::Args),
+    /// Format, lints, house rules, all tests.
+    Test(test::Args),
+    /// Check the house rules: file length, unsafe comments, no leftovers.
+    Tidy,
+}
+
+fn main() {
+    let code = match Cli::parse().command {
+        Command::Train(args) => train::run(args),
+        Command::Data(args) => data_sets::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Tidy => tidy::run(),
+    };
+    std::process::exit(code);
+}
+
+/// Prints an error and gives the exit code 1.
+fn fail(e: impl std::fmt::Display) -> i32 {
+    eprintln!("error: {e}");
+    1
+}

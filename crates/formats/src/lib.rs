@@ -1,14 +1,18 @@
-//! Model files in and out: Hugging Face folders, safetensors, GGUF, tokenizers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arch { GptNeox, Gpt2, Llama }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norm { Layer, Rms }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act { Gelu, GeluTanh, SwiGlu }
-#[derive(Debug, Clone)]
-pub struct ModelConfig {
-    pub arch: Arch, pub vocab: usize, pub hidden: usize, pub layers: usize, pub heads: usize, pub kv_heads: usize,
-    pub head_dim: usize, pub intermediate: usize, pub max_positions: usize, pub norm: Norm, pub norm_eps: f32,
-    pub act: Act, pub parallel_residual: bool, pub rotary_dim: usize, pub rope_theta: f32, pub tie_embeddings: bool,
-    pub attention_bias: bool, pub mlp_bias: bool,
-}
+//! Model files in and out: Hugging Face folders, safetensors, tokenizers.
+//!
+//! One canonical naming and layout for all architectures; the folders' own names and layouts are mapped here
+//! and nowhere else.
+mod atomic;
+mod config;
+mod error;
+mod hf;
+mod layout;
+mod tensors;
+mod tokenizer;
+
+pub use atomic::atomic_write;
+pub use config::{Act, Arch, ModelConfig, Norm};
+pub use error::Error;
+pub use hf::{Folder, save_folder};
+pub use tensors::{Tensor, TensorFile, load_tensors, save_tensors};
+pub use tokenizer::Tokenizer;

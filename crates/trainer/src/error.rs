@@ -18,13 +18,10 @@ pub enum Error {
     },
     /// A data set could not be read or is unusable.
     #[error(transparent)]
-    Data(Box<dyn std::error::Error + Send + Sync>),
+    Data(#[from] data::DataError),
     /// A model, tokenizer or checkpoint file could not be read or written.
     #[error(transparent)]
-    Format(Box<dyn std::error::Error + Send + Sync>),
-    /// A metrics or report file could not be written.
-    #[error(transparent)]
-    Track(Box<dyn std::error::Error + Send + Sync>),
+    Format(#[from] formats::Error),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {

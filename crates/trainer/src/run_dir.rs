@@ -79,7 +79,7 @@ impl RunDir {
 
     /// Writes a file so that a reader sees the old or the new one, never a part.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        Ok(track::atomic_write(&self.path(name), bytes)?)
+        Ok(formats::atomic_write(&self.path(name), &[bytes])?)
     }
 
     /// The checkpoint of the stage in progress.

@@ -53,7 +53,7 @@ pub fn train(
             if !report.loss.is_finite() {
                 return Err(Error::NotFinite { what: "the loss".into(), whence: "sum over the batch".into() });
             }
-            let lr = config.learning_rate * config.schedule.factor(i, config.warmup, config.steps);
+            let lr = config.learning_rate * config.factor(i);
             let norm = optimizer.step(&mut model.params, &mut grads, lr, 1.0)?;
             Ok((report, lr, norm))
         };

@@ -1,0 +1,138 @@
+//! Named tensors in safetensors files: checkpoints, adapters, weights.
+
+use crate::{Error, atomic_write};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use std::{collections::BTreeMap, fs::File, path::Path};
+
+/// A named f32 tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Name in the file.
+    pub name: String,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Row-major elements.
+    pub data: Vec<f32>,
+}
+
+/// A whole file of tensors.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TensorFile {
+    /// The tensors, by name.
+    pub tensors: Vec<Tensor>,
+    /// The header's metadata.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Writes f32 tensors `(name, shape, elements)` and metadata, atomically.
+///
+/// # Errors
+/// With the file's name; an earlier file is left as it was.
+pub fn save_tensors(
+    path: &Path,
+    tensors: &[(&str, &[usize], &[f32])],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), Error> {
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    }
+    let mut at = 0;
+    for (name, shape, data) in tensors {
+        let end = at + data.len() * 4;
+        let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [at, end] });
+        header.insert((*name).to_string(), entry);
+        at = end;
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    let mut parts: Vec<&[u8]> = vec![&length, &header];
+    parts.extend(tensors.iter().map(|(.., data)| bytemuck::cast_slice::<f32, u8>(data)));
+    atomic_write(path, &parts)
+}
+
+/// Reads every tensor of a safetensors file as f32.
+///
+/// # Errors
+/// Names the file and what is damaged.
+pub fn load_tensors(path: &Path) -> Result<TensorFile, Error> {
+    let map = map(path)?;
+    let file = parse(path, &map)?;
+    let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(path, &e))?;
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    let mut tensors = Vec::new();
+    for name in file.names() {
+        tensors.push(read(path, &file, name)?);
+    }
+    Ok(TensorFile { tensors, metadata })
+}
+
+pub(crate) fn map(path: &Path) -> Result<Mmap, Error> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    // SAFETY: the file is opened for reading; that nobody truncates it meanwhile is assumed of model files,
+    // which are replaced by rename.
+    unsafe { Mmap::map(&file) }.map_err(Error::io(path))
+}
+
+fn damaged(path: &Path, e: &dyn std::fmt::Display) -> Error {
+    Error::bad(path, format!("is truncated or damaged ({e}); fetch or write it again"))
+}
+
+pub(crate) fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, Error> {
+    SafeTensors::deserialize(bytes).map_err(|e| damaged(path, &e))
+}
+
+pub(crate) fn read(path: &Path, file: &SafeTensors<'_>, name: &str) -> Result<Tensor, Error> {
+    let view = file.tensor(name).map_err(|_| Error::bad(path, format!("tensor `{name}` is missing")))?;
+    let bytes = view.data();
+    let data = match view.dtype() {
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        other => {
+            let problem = format!("tensor `{name}` is {other:?}; supported: F32, F16, BF16");
+            return Err(Error::bad(path, problem));
+        }
+    };
+    Ok(Tensor { name: name.to_string(), shape: view.shape().to_vec(), data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.safetensors");
+        let metadata = BTreeMap::from([("step".to_string(), "7".to_string())]);
+        save_tensors(&path, &[("a", &[2, 2], &[1.0, -2.0, 3.5, f32::MIN]), ("b", &[0], &[])], &metadata).unwrap();
+        let file = load_tensors(&path).unwrap();
+        assert_eq!(file.metadata, metadata);
+        let a = file.tensors.iter().find(|t| t.name == "a").unwrap();
+        assert_eq!((a.shape.as_slice(), a.data.as_slice()), (&[2, 2][..], &[1.0, -2.0, 3.5, f32::MIN][..]));
+        let whole = std::fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let text = String::from_utf8(whole[8..8 + header].to_vec()).unwrap();
+        let with = |from: &str, to: &str| {
+            let text = text.replace(from, to);
+            [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &whole[8 + header..]].concat()
+        };
+        let cases = [
+            ("cut in the data", whole[..whole.len() - 5].to_vec()),
+            ("cut in the header", whole[..12].to_vec()),
+            ("header past the end", [&u64::MAX.to_le_bytes()[..], &whole[8..]].concat()),
+            ("empty", Vec::new()),
+            ("offsets past the end", with("[0,16]", "[0,1600]")),
+            ("huge shape", with("[2,2]", "[9223372036854775807,9223372036854775807]")),
+            ("unknown dtype", with("\"F32\"", "\"Q99\"")),
+        ];
+        for (what, bytes) in cases {
+            std::fs::write(&path, bytes).unwrap();
+            let e = load_tensors(&path).unwrap_err().to_string();
+            assert!(e.contains("t.safetensors") && e.contains("damaged"), "{what}: {e}");
+        }
+    }
+}

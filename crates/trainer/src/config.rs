@@ -1,0 +1,494 @@
+//! Every setting of a run: a TOML file over these defaults, flags over the file.
+
+use crate::{
+    error::{Error, Result},
+    optimizer::AdamConfig,
+};
+use model::LoraConfig;
+use optim::Schedule;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// All settings. Unknown fields are errors; what a file leaves out keeps its default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The run as a whole.
+    pub run: RunSection,
+    /// The base model.
+    pub model: ModelSection,
+    /// Data sets.
+    pub data: DataSection,
+    /// Pre-training, when no model is given.
+    pub pretrain: PretrainSection,
+    /// Supervised fine-tuning.
+    pub sft: SftSection,
+    /// The reward.
+    pub reward: RewardSection,
+    /// Adapters of the policy.
+    pub lora: LoraConfig,
+    /// PPO's settings, under TRL's names.
+    pub ppo: rl::PpoConfig,
+    /// How long PPO runs and when it is stopped.
+    pub rollout: RolloutSection,
+    /// Held-out evaluation.
+    pub eval: EvalSection,
+}
+
+/// The run as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSection {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Threads; 0 = all cores.
+    pub threads: usize,
+    /// Seconds between checkpoints.
+    pub checkpoint_seconds: f64,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        RunSection { seed: 17, threads: 0, checkpoint_seconds: 30.0 }
+    }
+}
+
+/// The base model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// A Hugging Face folder (GPT-NeoX, GPT-2, Llama) or a .gguf file; none = pre-train a small GPT-NeoX.
+    pub path: Option<PathBuf>,
+    /// Width, when pre-training.
+    pub hidden: usize,
+    /// Blocks, when pre-training.
+    pub layers: usize,
+    /// Heads, when pre-training.
+    pub heads: usize,
+    /// MLP width, when pre-training.
+    pub intermediate: usize,
+    /// Longest sequence, when pre-training.
+    pub context: usize,
+    /// Most tokens of the byte-level BPE, when pre-training.
+    pub vocab: usize,
+    /// The policy's frozen base: "int8" (LLM.int8) or "f32".
+    pub precision: String,
+    /// LLM.int8 outlier threshold.
+    pub int8_threshold: f32,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        ModelSection {
+            path: None,
+            hidden: 128,
+            layers: 4,
+            heads: 4,
+            intermediate: 512,
+            context: 256,
+            vocab: 1024,
+            precision: "int8".into(),
+            int8_threshold: 6.0,
+        }
+    }
+}
+
+/// Where data comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// Labelled or rated texts (IMDb folder, CSV, TSV, JSONL, parquet), demonstrations or rankings; none = the
+    /// embedded review generator.
+    pub path: Option<PathBuf>,
+    /// Rankings (prompt, chosen, rejected), when they are in a file of their own.
+    pub rankings: Option<PathBuf>,
+    /// Plain text, one passage a line, for pre-training and for watching what is forgotten.
+    pub plain_text: Option<PathBuf>,
+    /// Column names of a table without a header row, in order.
+    pub column_names: Option<Vec<String>>,
+    /// Reviews from the embedded generator.
+    pub reviews: usize,
+    /// Ranked pairs, generated or derived from ratings.
+    pub pairs: usize,
+    /// Words of a text that become the prompt, when texts have no prompt of their own.
+    pub prompt_words: usize,
+    /// Least difference of ratings in a derived pair.
+    pub min_rating_gap: f32,
+    /// Share of each set that is held out.
+    pub held_out: f64,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        DataSection {
+            path: None,
+            rankings: None,
+            plain_text: None,
+            column_names: None,
+            reviews: 6000,
+            pairs: 3000,
+            prompt_words: 4,
+            min_rating_gap: 1.0,
+            held_out: 0.1,
+        }
+    }
+}
+
+/// The loop that supervised stages share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoopConfig {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Sequences (or pairs) per step.
+    pub batch_size: usize,
+    /// Peak learning rate.
+    pub learning_rate: f32,
+    /// Rising steps.
+    pub warmup: usize,
+    /// "constant", "linear" or "cosine".
+    pub schedule: String,
+    /// Optimiser.
+    pub adam: AdamConfig,
+}
+
+impl Default for LoopConfig {
+    fn default() -> Self {
+        LoopConfig {
+            steps: 200,
+            batch_size: 32,
+            learning_rate: 1e-3,
+            warmup: 20,
+            schedule: "cosine".into(),
+            adam: AdamConfig::default(),
+        }
+    }
+}
+
+impl LoopConfig {
+    /// The learning-rate factor at step `i`.
+    pub fn factor(&self, i: usize) -> f32 {
+        let schedule = match self.schedule.as_str() {
+            "constant" => Schedule::Constant,
+            "linear" => Schedule::Linear,
+            _ => Schedule::Cosine,
+        };
+        schedule.factor(i, self.warmup, self.steps)
+    }
+
+    fn validate(&self, section: &str) -> Result<()> {
+        let bad = |field: &str, problem: String| Err(Error::config(&format!("{section}.{field}"), problem));
+        if !["constant", "linear", "cosine"].contains(&self.schedule.as_str()) {
+            return bad("schedule", format!("is \"{}\"; use constant, linear or cosine", self.schedule));
+        }
+        if self.batch_size == 0 {
+            return bad("batch_size", "is 0; use at least 1".into());
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return bad("learning_rate", format!("is {}; use a positive number", self.learning_rate));
+        }
+        Ok(())
+    }
+}
+
+/// Pre-training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PretrainSection {
+    /// Tokens per sequence.
+    pub sequence_length: usize,
+    /// The loop.
+    pub train: LoopConfig,
+}
+
+impl Default for PretrainSection {
+    fn default() -> Self {
+        let train = LoopConfig { steps: 500, batch_size: 24, learning_rate: 3e-3, ..LoopConfig::default() };
+        PretrainSection { sequence_length: 64, train }
+    }
+}
+
+/// Supervised fine-tuning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftSection {
+    /// Train all weights ("full") or adapters that are then merged ("lora").
+    pub method: String,
+    /// The loop.
+    pub train: LoopConfig,
+}
+
+impl Default for SftSection {
+    fn default() -> Self {
+        let train = LoopConfig { steps: 150, ..LoopConfig::default() };
+        SftSection { method: "full".into(), train }
+    }
+}
+
+/// The reward.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewardSection {
+    /// "ranking" (a scalar head under the Bradley-Terry loss) or "classifier" (a sentiment classifier).
+    pub kind: String,
+    /// Train all weights ("full") or adapters on every linear layer ("lora").
+    pub method: String,
+    /// The loop; a step of "ranking" takes `batch_size` pairs.
+    pub train: LoopConfig,
+}
+
+impl Default for RewardSection {
+    fn default() -> Self {
+        let train = LoopConfig { steps: 150, batch_size: 16, learning_rate: 5e-4, ..LoopConfig::default() };
+        RewardSection { kind: "ranking".into(), method: "full".into(), train }
+    }
+}
+
+/// How long PPO runs and when it is stopped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutSection {
+    /// Iterations; one is `ppo.batch_size` answers and their optimiser steps.
+    pub iterations: usize,
+    /// Compute blocks again in the backward pass instead of keeping their activations.
+    pub gradient_checkpointing: bool,
+    /// Stop when an alarm rings (KL running away, entropy collapse, repetition).
+    pub alarms: bool,
+    /// When the alarms ring.
+    pub thresholds: rl::AlarmThresholds,
+}
+
+impl Default for RolloutSection {
+    fn default() -> Self {
+        let thresholds = rl::AlarmThresholds::default();
+        RolloutSection { iterations: 60, gradient_checkpointing: false, alarms: true, thresholds }
+    }
+}
+
+/// Held-out evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalSection {
+    /// Held-out prompts.
+    pub prompts: usize,
+    /// Samples shown in the table and the report.
+    pub samples: usize,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        EvalSection { prompts: 200, samples: 8 }
+    }
+}
+
+impl Config {
+    /// The embedded example: a small model and generated reviews, minutes on two cores.
+    pub fn embedded() -> Self {
+        let ppo = rl::PpoConfig {
+            learning_rate: 1e-3,
+            batch_size: 64,
+            mini_batch_size: 32,
+            ppo_epochs: 4,
+            response_length: 48,
+            init_kl_coef: 0.05,
+            target: 8.0,
+            horizon: 2000.0,
+            use_score_scaling: true,
+            use_score_norm: true,
+            score_clip: Some(4.0),
+            missing_eos_penalty: Some(1.0),
+            ..rl::PpoConfig::default()
+        };
+        Config { ppo, ..Config::default() }
+    }
+
+    /// A named preset; real-data presets expect the files of `cargo xtask data` in `data_dir`.
+    ///
+    /// # Errors
+    /// For an unknown name, or when the preset's files are not there.
+    pub fn preset(name: &str, data_dir: &Path) -> Result<Self> {
+        let need = |file: &str, command: &str| {
+            let path = data_dir.join(file);
+            match path.exists() {
+                true => Ok(path),
+                false => {
+                    let problem = format!("{} is missing; run `cargo xtask data {command}` first", path.display());
+                    Err(Error::config("--preset", problem))
+                }
+            }
+        };
+        match name {
+            "embedded" => Ok(Config::embedded()),
+            "movie-reviews" => Ok(Config::movie_reviews(
+                need("movie-reviews.tsv", "movie-reviews")?,
+                need("brown.txt", "plain-text")?,
+            )),
+            "smollm2" => Ok(Config::smollm2(
+                need("movie-reviews.tsv", "movie-reviews")?,
+                need("brown.txt", "plain-text")?,
+                need("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2")?,
+            )),
+            other => Err(Error::config("--preset", format!("\"{other}\" is unknown; use embedded, movie-reviews or smollm2"))),
+        }
+    }
+
+    /// Real sentences with human ratings; a small base model from scratch.
+    fn movie_reviews(reviews: PathBuf, plain: PathBuf) -> Self {
+        let mut c = Config::embedded();
+        c.data.path = Some(reviews);
+        c.data.plain_text = Some(plain);
+        c.data.pairs = 12_000;
+        c.model = ModelSection { hidden: 192, layers: 4, heads: 6, intermediate: 768, context: 128, vocab: 4096, ..c.model };
+        c.pretrain.train = LoopConfig { steps: 1200, batch_size: 32, learning_rate: 2e-3, ..c.pretrain.train };
+        c.sft.train = LoopConfig { steps: 400, learning_rate: 5e-4, ..c.sft.train };
+        c.reward.train = LoopConfig { steps: 600, batch_size: 16, learning_rate: 3e-4, ..c.reward.train };
+        c.ppo.response_length = 24;
+        c.ppo.missing_eos_penalty = None;
+        c
+    }
+
+    /// The same with a real pre-trained model, fine-tuned through adapters.
+    fn smollm2(reviews: PathBuf, plain: PathBuf, model: PathBuf) -> Self {
+        let mut c = Config::movie_reviews(reviews, plain);
+        c.model.path = Some(model);
+        c.sft.method = "lora".into();
+        c.sft.train = LoopConfig { steps: 60, batch_size: 16, learning_rate: 5e-4, ..c.sft.train };
+        c.reward.kind = "classifier".into();
+        c.reward.method = "lora".into();
+        c.reward.train = LoopConfig { steps: 500, batch_size: 16, learning_rate: 3e-4, ..c.reward.train };
+        c.ppo = rl::PpoConfig {
+            learning_rate: 3e-4,
+            batch_size: 16,
+            mini_batch_size: 8,
+            ppo_epochs: 2,
+            response_length: 20,
+            ..c.ppo
+        };
+        c.rollout.iterations = 24;
+        c.eval.prompts = 32;
+        c
+    }
+
+    /// Puts a TOML file's values over these.
+    ///
+    /// # Errors
+    /// Names the file and the line or field.
+    pub fn overlay(&mut self, path: &Path) -> Result<()> {
+        let bad = |e: toml::de::Error| Error::config(&path.display().to_string(), e.to_string());
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let over: toml::Table = text.parse().map_err(bad)?;
+        let mut base = toml::Value::try_from(&*self).expect("the settings are TOML");
+        merge(&mut base, toml::Value::Table(over));
+        *self = base.try_into().map_err(bad)?;
+        Ok(())
+    }
+
+    /// The settings as a TOML file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("the settings are TOML")
+    }
+
+    /// Sets one field, `section.field=value`, the value in TOML (bare words are strings).
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let (key, value) = assignment
+            .split_once('=')
+            .ok_or_else(|| Error::config(assignment, "expected section.field=value"))?;
+        let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
+        let mut over = parsed.unwrap_or_else(|| toml::Value::String(value.to_string()));
+        for part in key.split('.').rev() {
+            over = toml::Value::Table([(part.to_string(), over)].into_iter().collect());
+        }
+        let mut base = toml::Value::try_from(&*self).expect("the settings are TOML");
+        merge(&mut base, over);
+        *self = base.try_into().map_err(|e: toml::de::Error| Error::config(key, e.to_string()))?;
+        Ok(())
+    }
+
+    /// Checks every section.
+    ///
+    /// # Errors
+    /// Names the field, what is wrong and what to do.
+    pub fn validate(&self) -> Result<()> {
+        self.ppo.validate().map_err(|e| Error::config("ppo", e.to_string()))?;
+        self.pretrain.train.validate("pretrain.train")?;
+        self.sft.train.validate("sft.train")?;
+        self.reward.train.validate("reward.train")?;
+        let choices = [
+            ("model.precision", &self.model.precision, ["int8", "f32"]),
+            ("sft.method", &self.sft.method, ["full", "lora"]),
+            ("reward.method", &self.reward.method, ["full", "lora"]),
+            ("reward.kind", &self.reward.kind, ["ranking", "classifier"]),
+        ];
+        for (field, value, allowed) in choices {
+            if !allowed.contains(&value.as_str()) {
+                return Err(Error::config(field, format!("is \"{value}\"; use {} or {}", allowed[0], allowed[1])));
+            }
+        }
+        let m = &self.model;
+        if m.heads == 0 || m.hidden % m.heads != 0 || (m.hidden / m.heads) % 8 != 0 {
+            let problem = format!("{} over {} heads: heads must be a multiple of 8 wide", m.hidden, m.heads);
+            return Err(Error::config("model.hidden", problem));
+        }
+        if self.lora.rank == 0 || self.lora.targets.is_empty() {
+            return Err(Error::config("lora", "needs a rank of at least 1 and at least one target"));
+        }
+        if self.lora.dropout != 0.0 {
+            let why = "must be 0: with dropout the log-probabilities of rollout and training would differ";
+            return Err(Error::config("lora.dropout", why));
+        }
+        if self.eval.prompts == 0 {
+            return Err(Error::config("eval.prompts", "is 0; at least 1 is needed to compare before and after"));
+        }
+        Ok(())
+    }
+}
+
+/// Puts `over`'s values over `base`'s, table by table.
+fn merge(base: &mut toml::Value, over: toml::Value) {
+    match (base, over) {
+        (toml::Value::Table(base), toml::Value::Table(over)) => {
+            for (key, value) in over {
+                match base.get_mut(&key) {
+                    Some(slot) => merge(slot, value),
+                    None => drop(base.insert(key, value)),
+                }
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_survive_toml_and_flags_override_them() {
+        let mut c = Config::embedded();
+        c.validate().unwrap();
+        let back: Config = toml::from_str(&c.to_toml()).unwrap();
+        assert_eq!(back, c);
+        c.set("ppo.batch_size=32").unwrap();
+        c.set("reward.kind=classifier").unwrap();
+        assert_eq!((c.ppo.batch_size, c.reward.kind.as_str()), (32, "classifier"));
+    }
+
+    #[test]
+    fn mistakes_name_the_field() {
+        let check = |assignment: &str, needle: &str| {
+            let mut c = Config::embedded();
+            let e = c.set(assignment).and_then(|()| c.validate()).unwrap_err().to_string();
+            assert!(e.contains(needle), "{assignment}: {e}");
+        };
+        check("ppo.batchsize=32", "batchsize");
+        check("ppo.top_k=5", "top_k");
+        check("ppo.min_length=3", "min_length");
+        check("lora.dropout=0.1", "lora.dropout");
+        check("model.precision=int4", "model.precision");
+        check("sft.train.schedule=magic", "sft.train.schedule");
+        check("nothing", "section.field=value");
+    }
+}

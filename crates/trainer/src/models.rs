@@ -1,0 +1,46 @@
+//! Models between stages: Hugging Face folders in the run directory.
+
+use crate::{error::Result, run::Run, text::Text};
+use device::Device;
+use formats::{Folder, Tokenizer};
+use model::{Model, Precision};
+use std::path::Path;
+
+/// Loads a model folder, tensor by tensor.
+///
+/// # Errors
+/// Names the file and tensor.
+pub fn load(device: &Device, dir: &Path, precision: Precision) -> Result<(Model, Text)> {
+    let folder = Folder::open(dir)?;
+    let tokenizer = folder.tokenizer()?;
+    let config = folder.config.clone();
+    let context = config.max_positions;
+    let model = Model::from_source(device, config, precision, &mut |n, r, c| folder.tensor(n, r, c))?;
+    Ok((model, Text::new(tokenizer, context)))
+}
+
+/// The base model of a run: the one given, or the one pre-trained.
+///
+/// # Errors
+/// Names the file and tensor.
+pub fn base(run: &Run) -> Result<(Model, Text)> {
+    let dir = run.config.model.path.clone().unwrap_or_else(|| run.dir.path("base"));
+    load(&run.device, &dir, Precision::F32)
+}
+
+/// The precision of the policy's frozen base.
+pub fn policy_precision(run: &Run) -> Precision {
+    match run.config.model.precision.as_str() {
+        "f32" => Precision::F32,
+        _ => Precision::Int8 { threshold_milli: (run.config.model.int8_threshold * 1000.0).round() as u32 },
+    }
+}
+
+/// Writes a model, adapters merged in, as a Hugging Face folder.
+///
+/// # Errors
+/// With the file's name.
+pub fn save(dir: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
+    let mut get = |name: &str| model.merged(name).unwrap_or_default();
+    Ok(formats::save_folder(dir, &model.config, tokenizer, &mut get)?)
+}

@@ -1,0 +1,101 @@
+//! The stages in order, and what a run leaves behind.
+
+use crate::{
+    config::Config,
+    corpus::Corpus,
+    error::{Error, Result},
+    policy, reward,
+    run::Run,
+    summary, supervised,
+};
+use serde_json::{Value, json};
+use std::{path::Path, time::Instant};
+
+/// A stage: its name, and what it does.
+struct Stage {
+    name: &'static str,
+    needs: Option<&'static str>,
+    run: fn(&mut Run, &Corpus) -> Result<Value>,
+}
+
+const STAGES: [Stage; 5] = [
+    Stage { name: "pretrain", needs: None, run: supervised::pretrain },
+    Stage { name: "sft", needs: None, run: supervised::sft },
+    Stage { name: "reward", needs: Some("sft"), run: reward::train },
+    Stage { name: "ppo", needs: Some("reward"), run: policy::train },
+    Stage { name: "merge", needs: Some("ppo"), run: policy::merge },
+];
+
+/// The stages' names, in order; `report` writes the summary and the report again.
+pub const STAGE_NAMES: [&str; 6] = ["pretrain", "sft", "reward", "ppo", "merge", "report"];
+
+/// How a run is asked for.
+pub struct Request<'a> {
+    /// Settings.
+    pub config: Config,
+    /// Run directory.
+    pub out: &'a Path,
+    /// Continue what is there.
+    pub resume: bool,
+    /// Only this stage.
+    pub stage: Option<&'a str>,
+    /// No progress output.
+    pub quiet: bool,
+}
+
+/// What a run ends with.
+pub struct Done {
+    /// summary.json.
+    pub summary: Value,
+    /// The closing table.
+    pub table: String,
+}
+
+/// Runs all stages that are not done yet (or one), and writes summary and report. Returns the summary.
+///
+/// # Errors
+/// With the stage and step, and what to do.
+pub fn train(request: Request<'_>) -> Result<Done> {
+    if let Some(stage) = request.stage
+        && !STAGE_NAMES.contains(&stage)
+    {
+        return Err(Error::config("--stage", format!("\"{stage}\" is none of {}", STAGE_NAMES.join(", "))));
+    }
+    let threads = request.config.run.threads;
+    // A second call in one process keeps the first pool; results do not depend on it.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    let mut run = Run::open(request.config, request.out, request.resume, request.quiet)?;
+    let c = &run.config;
+    let corpus = Corpus::load(&c.data, c.run.seed, c.eval.prompts)?;
+    for stage in STAGES {
+        let wanted = request.stage.is_none_or(|s| s == stage.name);
+        let given = stage.name == "pretrain" && run.config.model.path.is_some();
+        if !wanted || given {
+            continue;
+        }
+        if run.dir.result(stage.name).is_some() {
+            run.say(&format!("{:>9} is done", stage.name));
+            continue;
+        }
+        if let Some(needs) = stage.needs.filter(|n| run.dir.result(n).is_none()) {
+            let problem = format!("stage `{}` needs stage `{needs}`, which has not run here", stage.name);
+            return Err(Error::RunDir { dir: request.out.to_path_buf(), problem });
+        }
+        run_stage(&mut run, &stage, &corpus)?;
+    }
+    let summary = summary::write(&mut run)?;
+    let table = summary::table(&run, &summary);
+    Ok(Done { summary, table })
+}
+
+fn run_stage(run: &mut Run, stage: &Stage, corpus: &Corpus) -> Result<()> {
+    let start = Instant::now();
+    run.device.reset_peak();
+    let mut result = (stage.run)(run, corpus)?;
+    // After a resume only this process's share of the time is known.
+    result["seconds"] = json!(start.elapsed().as_secs_f64());
+    result["peak_memory_bytes"] = json!(run.device.peak_bytes());
+    run.writer.flush()?;
+    run.device.trim();
+    run.dir.finish(stage.name, result)
+}

@@ -1,0 +1,112 @@
+//! `cargo xtask train`.
+
+use crate::fail;
+use std::path::PathBuf;
+use trainer::{
+    config::Config,
+    interrupt,
+    pipeline::{self, Request, STAGE_NAMES},
+};
+
+/// Run the pipeline: pretrain (when no model is given), sft, reward, ppo, merge, report.
+///
+/// Settings come from the preset, then --config FILE (TOML), then --set section.field=value. With no option
+/// it trains a small model on generated movie reviews to write positive ones.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run directory.
+    #[arg(long, value_name = "DIR", default_value = "runs/default")]
+    out: PathBuf,
+    /// Continue the run in the directory: finished stages are kept, the one in progress goes on.
+    #[arg(long)]
+    resume: bool,
+    /// Settings to start from.
+    #[arg(long, value_parser = ["embedded", "movie-reviews", "smollm2"], default_value = "embedded")]
+    preset: String,
+    /// A TOML file over the preset.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting over all others, e.g. --set ppo.init_kl_coef=0.1 (repeatable).
+    #[arg(long, value_name = "SECTION.FIELD=VALUE")]
+    set: Vec<String>,
+    /// A Hugging Face folder (GPT-NeoX, GPT-2, Llama) or .gguf file to fine-tune.
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    model: Option<PathBuf>,
+    /// Labelled texts, demonstrations or rankings: IMDb folder, CSV, TSV, JSONL or parquet.
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Where `cargo xtask data` put its files.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
+    /// Run one stage only.
+    #[arg(long, value_parser = STAGE_NAMES)]
+    stage: Option<String>,
+    /// Seed of everything random.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Threads; 0 = all cores. Results do not depend on it.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print all settings as TOML and exit.
+    #[arg(long)]
+    print_config: bool,
+    /// No progress output.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+fn config(args: &Args) -> trainer::error::Result<Config> {
+    let mut config = Config::preset(&args.preset, &args.data_dir)?;
+    if let Some(path) = &args.config {
+        config.overlay(path)?;
+    }
+    if let Some(path) = &args.model {
+        config.model.path = Some(path.clone());
+    }
+    if let Some(path) = &args.data {
+        config.data.path = Some(path.clone());
+    }
+    if let Some(seed) = args.seed {
+        config.run.seed = seed;
+    }
+    if let Some(threads) = args.threads {
+        config.run.threads = threads;
+    }
+    for assignment in &args.set {
+        config.set(assignment)?;
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+/// Runs the subcommand and gives its exit code.
+pub fn run(args: Args) -> i32 {
+    let config = match config(&args) {
+        Ok(c) => c,
+        Err(e) => return fail(e),
+    };
+    if args.print_config {
+        print!("{}", config.to_toml());
+        return 0;
+    }
+    let _ = ctrlc::set_handler(|| {
+        if interrupt::requested() {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step (again to stop at once)");
+        interrupt::request();
+    });
+    let request =
+        Request { config, out: &args.out, resume: args.resume, stage: args.stage.as_deref(), quiet: args.quiet };
+    match pipeline::train(request) {
+        Ok(done) => {
+            println!("{}", done.table);
+            println!("run directory: {}", args.out.display());
+            0
+        }
+        Err(e) => {
+            fail(&e);
+            e.exit_code()
+        }
+    }
+}
