@@ -15,7 +15,8 @@ pub fn run() -> i32 {
     for dir in ["crates", "kernels", "xtask", "tests"] {
         collect(&root.join(dir), &mut files);
     }
-    let problems: Vec<String> = files.iter().flat_map(|f| check_file(f, &fs::read_to_string(f).unwrap_or_default())).collect();
+    let problems: Vec<String> =
+        files.iter().flat_map(|f| check_file(f, &fs::read_to_string(f).unwrap_or_default())).collect();
     for p in &problems {
         eprintln!("{p}");
     }
@@ -42,7 +43,12 @@ fn check_file(path: &Path, text: &str) -> Vec<String> {
         say(lines, format!("{lines} lines; at most {MAX_LINES}: is there a seam?"));
     }
     // Spelled in two parts, so that this file passes its own check.
-    let leftovers = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("dbg", "!("), concat!("#[", "ignore")];
+    let leftovers = [
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("dbg", "!("),
+        concat!("#[", "ignore"),
+    ];
     for (i, line) in text.lines().enumerate() {
         for word in leftovers {
             if line.contains(word) {

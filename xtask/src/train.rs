@@ -96,8 +96,13 @@ pub fn run(args: Args) -> i32 {
         eprintln!("stopping after this step (again to stop at once)");
         interrupt::request();
     });
-    let request =
-        Request { config, out: &args.out, resume: args.resume, stage: args.stage.as_deref(), quiet: args.quiet };
+    let request = Request {
+        config,
+        out: &args.out,
+        resume: args.resume,
+        stage: args.stage.as_deref(),
+        quiet: args.quiet,
+    };
     match pipeline::train(request) {
         Ok(done) => {
             println!("{}", done.table);

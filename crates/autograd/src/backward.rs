@@ -85,7 +85,9 @@ impl<'p> Pass<'_, 'p> {
                 let args = EmbeddingBackwardArgs { dy: dy.arg(), ids: ids.arg(), dtable };
                 self.tape.device.run(&EmbeddingBackward { rows, cols, vocab }, args);
             }
-            Op::Norm { x, weight, bias, kind, mean, rstd } => self.norm(x, weight, bias, kind, mean, rstd, dy),
+            Op::Norm { x, weight, bias, kind, mean, rstd } => {
+                self.norm(x, weight, bias, kind, mean, rstd, dy)
+            }
             Op::Linear { x, layer, residual, lora } => self.linear(x, layer, residual, lora, dy),
             Op::Attention { qkv, shape, rows, lse } => self.attention(v, qkv, shape, rows, lse, dy),
             Op::Act { x, kind } => self.act(v, x, kind, dy),
@@ -136,7 +138,8 @@ impl<'p> Pass<'_, 'p> {
         let (rows, cols) = (self.tape.rows(x), self.tape.cols(x));
         let (mut dx, accumulate) = self.slot(x);
         // Both gradients live in `out`; the bias's buffer is taken out while the weight's is borrowed.
-        let mut dbias = bias.filter(|b| self.tape.trains(*b)).map(|b| (b, self.out.take(self.tape.params, b)));
+        let mut dbias =
+            bias.filter(|b| self.tape.trains(*b)).map(|b| (b, self.out.take(self.tape.params, b)));
         let trains = self.tape.trains(weight);
         let dweight = trains.then(|| self.out.entry(self.tape.params, weight).arg_mut());
         let args = NormBackwardArgs {
@@ -167,8 +170,18 @@ impl<'p> Pass<'_, 'p> {
         if self.tape.trains(layer.weight) {
             let dw = self.out.entry(self.tape.params, layer.weight).arg_mut();
             let args = MatmulArgs { a: dy.arg(), b: self.tape.value(x).arg(), c: dw };
-            let shape =
-                Matmul { m: n, n: k, k: m, ta: true, tb: false, lda: n, ldb: k, ldc: k, alpha: 1.0, accumulate: true };
+            let shape = Matmul {
+                m: n,
+                n: k,
+                k: m,
+                ta: true,
+                tb: false,
+                lda: n,
+                ldb: k,
+                ldc: k,
+                alpha: 1.0,
+                accumulate: true,
+            };
             self.tape.device.run(&shape, args);
         }
         if let Some(b) = layer.bias.filter(|b| self.tape.trains(*b)) {
@@ -185,14 +198,32 @@ impl<'p> Pass<'_, 'p> {
         }
     }
 
-    fn input_gradient(&self, layer: &Linear, m: usize, k: usize, dy: &Buffer, dx: &mut Buffer, accumulate: bool) {
+    fn input_gradient(
+        &self,
+        layer: &Linear,
+        m: usize,
+        k: usize,
+        dy: &Buffer,
+        dx: &mut Buffer,
+        accumulate: bool,
+    ) {
         let w = self.params().get(layer.weight);
         let n = w.rows;
         match &w.value {
             Value::Dense { data, .. } => {
                 let args = MatmulArgs { a: dy.arg(), b: data.arg(), c: dx.arg_mut() };
-                let shape =
-                    Matmul { m, n: k, k: n, ta: false, tb: false, lda: n, ldb: k, ldc: k, alpha: 1.0, accumulate };
+                let shape = Matmul {
+                    m,
+                    n: k,
+                    k: n,
+                    ta: false,
+                    tb: false,
+                    lda: n,
+                    ldb: k,
+                    ldc: k,
+                    alpha: 1.0,
+                    accumulate,
+                };
                 self.device().run(&shape, args);
             }
             Value::Int8 { packed, scb } => {
@@ -220,13 +251,14 @@ impl<'p> Pass<'_, 'p> {
             col_offset: s.col_offset,
         };
         // With dropout the adapter saw another input: its gradient goes through the mask first.
-        let mut dx: Option<Buffer> = self.tape.needs_grad(x).then(|| match (&saved.x, self.grads[x.0].take()) {
-            (None, Some(d)) => d,
-            (_, have) => {
-                self.grads[x.0] = have;
-                self.device().zeros(m * n_in)
-            }
-        });
+        let mut dx: Option<Buffer> =
+            self.tape.needs_grad(x).then(|| match (&saved.x, self.grads[x.0].take()) {
+                (None, Some(d)) => d,
+                (_, have) => {
+                    self.grads[x.0] = have;
+                    self.device().zeros(m * n_in)
+                }
+            });
         let mut db = self.out.take(self.tape.params, s.b);
         let args = LoraBackwardArgs {
             x: saved.x.as_ref().unwrap_or_else(|| self.tape.value(x)).arg(),

@@ -18,7 +18,12 @@ pub struct NonFinite {
 }
 
 impl NonFinite {
-    pub(crate) fn find(layer: Option<usize>, tensor: &'static str, values: &Buffer, cols: usize) -> Option<Self> {
+    pub(crate) fn find(
+        layer: Option<usize>,
+        tensor: &'static str,
+        values: &Buffer,
+        cols: usize,
+    ) -> Option<Self> {
         values.read(|v| {
             let at = v.iter().position(|x| !x.is_finite())?;
             Some(NonFinite { layer, tensor, row: at / cols.max(1), col: at % cols.max(1), value: v[at] })

@@ -100,7 +100,8 @@ impl<'p> Tape<'p> {
         let (vocab, cols) = (self.params.get(table).rows, self.params.get(table).cols);
         let rows = ids.len();
         let mut y = self.device.alloc(rows * cols);
-        let args = EmbeddingForwardArgs { table: self.params.data(table).arg(), ids: ids.arg(), y: y.arg_mut() };
+        let args =
+            EmbeddingForwardArgs { table: self.params.data(table).arg(), ids: ids.arg(), y: y.arg_mut() };
         self.device.run(&EmbeddingForward { rows, cols, vocab, accumulate: false }, args);
         let needs = self.trains(table);
         self.push("embedding", Op::Embedding { table, ids: ids.clone() }, y, rows, cols, needs)

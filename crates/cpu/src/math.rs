@@ -2,6 +2,9 @@
 //!
 //! Each function is branch-free and built from `mul_add`, so a scalar tail gives the same bits as a lane.
 
+// Coefficients are written with the digits they were derived with.
+#![allow(clippy::excessive_precision, clippy::approx_constant)]
+
 /// e^x. Relative error below 2.5e-7 on [-87.3, 88.7]; 0 below, largest finite power above.
 ///
 /// Range reduction x = n ln2 + r, |r| <= ln2/2, Taylor polynomial of degree 7 in r, then 2^n by exponent bits.
@@ -169,7 +172,15 @@ pub fn max(x: &[f32]) -> f32 {
 mod tests {
     use super::*;
 
-    fn check(name: &str, f: impl Fn(f32) -> f32, want: impl Fn(f64) -> f64, lo: f64, hi: f64, abs: f64, rel: f64) {
+    fn check(
+        name: &str,
+        f: impl Fn(f32) -> f32,
+        want: impl Fn(f64) -> f64,
+        lo: f64,
+        hi: f64,
+        abs: f64,
+        rel: f64,
+    ) {
         for i in 0..=20_000 {
             let x = (lo + (hi - lo) * i as f64 / 20_000.0) as f32;
             let (got, want) = (f(x) as f64, want(x as f64));

@@ -1,1 +1,17 @@
 //! RLHF fine-tuning of language models: the facade over the workspace.
+//!
+//! ```no_run
+//! use ferrotune::{config::Config, pipeline};
+//! let config = Config::embedded();
+//! let out = std::path::Path::new("runs/mine");
+//! let done = pipeline::train(pipeline::Request { config, out, resume: false, stage: None, quiet: true })?;
+//! println!("{}", done.table);
+//! # Ok::<(), ferrotune::error::Error>(())
+//! ```
+pub use autograd;
+pub use data;
+pub use device;
+pub use formats;
+pub use model;
+pub use rl;
+pub use trainer::*;

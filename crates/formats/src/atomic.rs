@@ -26,7 +26,10 @@ pub fn atomic_write(path: &Path, parts: &[&[u8]]) -> Result<(), Error> {
     write().map_err(|e| {
         let _ = fs::remove_file(&temporary);
         let bytes: usize = parts.iter().map(|p| p.len()).sum();
-        Error::bad(path, format!("could not write {bytes} bytes: {e}; the earlier file, if any, is untouched"))
+        Error::bad(
+            path,
+            format!("could not write {bytes} bytes: {e}; the earlier file, if any, is untouched"),
+        )
     })
 }
 

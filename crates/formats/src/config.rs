@@ -81,7 +81,9 @@ struct Fields<'a>(&'a Map<String, Value>);
 impl Fields<'_> {
     fn int(&self, name: &str) -> Result<usize, String> {
         match self.0.get(name) {
-            Some(v) => v.as_u64().map(|n| n as usize).ok_or(format!("`{name}` is {v}, expected a whole number")),
+            Some(v) => {
+                v.as_u64().map(|n| n as usize).ok_or(format!("`{name}` is {v}, expected a whole number"))
+            }
             None => Err(format!("`{name}` is missing")),
         }
     }
@@ -113,7 +115,9 @@ impl Fields<'_> {
         match self.0.get("rope_parameters").and_then(Value::as_object) {
             Some(p) => {
                 if let Some(kind) = p.get("rope_type").and_then(Value::as_str).filter(|k| *k != "default") {
-                    return Err(format!("`rope_parameters.rope_type` is \"{kind}\"; only \"default\" is supported"));
+                    return Err(format!(
+                        "`rope_parameters.rope_type` is \"{kind}\"; only \"default\" is supported"
+                    ));
                 }
                 let p = Fields(p);
                 Ok((p.float_or("rope_theta", 10_000.0)?, p.float_or("partial_rotary_factor", share)?))
@@ -140,7 +144,9 @@ impl ModelConfig {
             Some("gpt_neox") => neox(&f)?,
             Some("gpt2") => gpt2(&f)?,
             Some("llama") => llama(&f)?,
-            Some(other) => return Err(format!("`model_type` is \"{other}\"; supported: gpt_neox, gpt2, llama")),
+            Some(other) => {
+                return Err(format!("`model_type` is \"{other}\"; supported: gpt_neox, gpt2, llama"));
+            }
             None => return Err("`model_type` is missing".into()),
         };
         config.validate()?;
@@ -166,10 +172,13 @@ impl ModelConfig {
                 return Err(format!("`{name}` is {n}"));
             }
         }
-        if self.heads % self.kv_heads != 0 {
-            return Err(format!("`heads` ({}) is not a multiple of `kv_heads` ({})", self.heads, self.kv_heads));
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(format!(
+                "`heads` ({}) is not a multiple of `kv_heads` ({})",
+                self.heads, self.kv_heads
+            ));
         }
-        if self.rotary_dim % 2 != 0 || self.rotary_dim > self.head_dim {
+        if !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
             return Err(format!("`rotary_dim` is {} of a head of {}", self.rotary_dim, self.head_dim));
         }
         Ok(())
@@ -183,7 +192,8 @@ impl ModelConfig {
             Act::GeluTanh => "gelu_new",
             Act::SwiGlu => "silu",
         };
-        let rope = json!({ "rope_type": "default", "rope_theta": self.rope_theta, "partial_rotary_factor": share });
+        let rope =
+            json!({ "rope_type": "default", "rope_theta": self.rope_theta, "partial_rotary_factor": share });
         let mut out = match self.arch {
             Arch::GptNeox => json!({
                 "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"],

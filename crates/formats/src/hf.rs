@@ -30,7 +30,8 @@ impl Folder {
     /// Names the file that is missing, damaged or not supported.
     pub fn open(dir: &Path) -> Result<Folder, Error> {
         let config_path = dir.join("config.json");
-        let config = ModelConfig::from_hf(&read_json(&config_path)?).map_err(|e| Error::bad(&config_path, e))?;
+        let config =
+            ModelConfig::from_hf(&read_json(&config_path)?).map_err(|e| Error::bad(&config_path, e))?;
         let single = dir.join("model.safetensors");
         let names = if single.exists() { vec![single] } else { shards(dir)? };
         let (mut files, mut index) = (Vec::new(), HashMap::new());
@@ -63,7 +64,8 @@ impl Folder {
         let (path, map) = &self.files[file];
         let tensor = tensors::read(path, &tensors::parse(path, map)?, name)?;
         if tensor.shape != shape {
-            let problem = format!("tensor `{name}` has shape {:?}, config.json asks for {shape:?}", tensor.shape);
+            let problem =
+                format!("tensor `{name}` has shape {:?}, config.json asks for {shape:?}", tensor.shape);
             return Err(Error::bad(path, problem));
         }
         Ok(tensor.data)
@@ -78,7 +80,8 @@ impl Folder {
         let tokenizer = Tokenizer::load(&path)?;
         if tokenizer.vocab() > self.config.vocab {
             let (have, want) = (tokenizer.vocab(), self.config.vocab);
-            let problem = format!("has {have} tokens, the model's embedding {want}; they belong to different models");
+            let problem =
+                format!("has {have} tokens, the model's embedding {want}; they belong to different models");
             return Err(Error::bad(&path, problem));
         }
         Ok(tokenizer)

@@ -89,8 +89,12 @@ pub(crate) fn read(path: &Path, file: &SafeTensors<'_>, name: &str) -> Result<Te
     let bytes = view.data();
     let data = match view.dtype() {
         Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F16 => {
+            bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        Dtype::BF16 => {
+            bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
         other => {
             let problem = format!("tensor `{name}` is {other:?}; supported: F32, F16, BF16");
             return Err(Error::bad(path, problem));
@@ -108,7 +112,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.safetensors");
         let metadata = BTreeMap::from([("step".to_string(), "7".to_string())]);
-        save_tensors(&path, &[("a", &[2, 2], &[1.0, -2.0, 3.5, f32::MIN]), ("b", &[0], &[])], &metadata).unwrap();
+        save_tensors(&path, &[("a", &[2, 2], &[1.0, -2.0, 3.5, f32::MIN]), ("b", &[0], &[])], &metadata)
+            .unwrap();
         let file = load_tensors(&path).unwrap();
         assert_eq!(file.metadata, metadata);
         let a = file.tensors.iter().find(|t| t.name == "a").unwrap();

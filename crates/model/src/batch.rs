@@ -28,10 +28,8 @@ impl Batch {
     }
 
     pub(crate) fn from_parts(device: &Device, ids: &[u32], positions: &[u32], starts: Vec<u32>) -> Self {
-        let rows = Rows {
-            starts: Rc::new(device.upload(&starts)),
-            positions: Rc::new(device.upload(positions)),
-        };
+        let rows =
+            Rows { starts: Rc::new(device.upload(&starts)), positions: Rc::new(device.upload(positions)) };
         Batch { ids: Rc::new(device.upload(ids)), rows, starts }
     }
 

@@ -62,11 +62,14 @@ pub struct Model {
     pub(crate) lora: Option<Lora>,
 }
 
+/// Where weights come from: canonical `(name, rows, cols)` to row-major f32 elements.
+pub type Source<'a, E> = &'a mut dyn FnMut(&str, usize, usize) -> Result<Vec<f32>, E>;
+
 /// A canonical tensor wanted from a source: name, rows, columns.
 struct Wanted<'a, E> {
     params: Params,
     precision: Precision,
-    source: &'a mut dyn FnMut(&str, usize, usize) -> Result<Vec<f32>, E>,
+    source: Source<'a, E>,
 }
 
 impl<E> Wanted<'_, E> {
@@ -110,7 +113,7 @@ impl Model {
         device: &Device,
         config: ModelConfig,
         precision: Precision,
-        source: &mut dyn FnMut(&str, usize, usize) -> Result<Vec<f32>, E>,
+        source: Source<'_, E>,
     ) -> Result<Model, E> {
         let c = &config;
         let mut w = Wanted { params: Params::new(device), precision, source };

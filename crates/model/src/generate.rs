@@ -124,7 +124,8 @@ impl Model {
                 Request { index, stream: *stream, prompt }
             })
             .collect();
-        let groups = if self.weight_bytes() <= CACHE_RESIDENT_BYTES { rayon::current_num_threads() } else { 1 };
+        let groups =
+            if self.weight_bytes() <= CACHE_RESIDENT_BYTES { rayon::current_num_threads() } else { 1 };
         let size = requests.len().div_ceil(groups).max(1);
         let run = |group: &[Request<'_>]| self.generate_group(group, sampling, pass, value_head, progress);
         let done: Vec<_> = if groups == 1 {
@@ -173,7 +174,8 @@ impl Model {
             let fresh = self.step(&mut running, &mut cache, sampling, pass, value_head);
             progress(fresh);
             for seat in &mut running {
-                let over = |r: &Running<'_>| r.done.finished || r.done.tokens.len() == sampling.max_new_tokens;
+                let over =
+                    |r: &Running<'_>| r.done.finished || r.done.tokens.len() == sampling.max_new_tokens;
                 if let Some(r) = seat.take_if(|r| over(r)) {
                     out.push((r.index, r.done));
                 }
@@ -256,7 +258,13 @@ impl StepRows {
     }
 }
 
-fn sample(device: &Device, logits: &Buffer, streams: &[u32], next: &[u32], s: &Sampling) -> (Vec<u32>, Vec<f32>) {
+fn sample(
+    device: &Device,
+    logits: &Buffer,
+    streams: &[u32],
+    next: &[u32],
+    s: &Sampling,
+) -> (Vec<u32>, Vec<f32>) {
     let rows = streams.len();
     let kernel = Sample {
         rows,

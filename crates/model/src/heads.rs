@@ -19,7 +19,8 @@ impl Model {
         let hidden = self.config.hidden;
         let init = Rng::new(seed, &name).normals(outputs * hidden, std);
         let weight = self.params.add(&format!("{name}.weight"), outputs, hidden, ParamKind::Linear, &init);
-        let bias = self.params.add(&format!("{name}.bias"), 1, outputs, ParamKind::Plain, &vec![0.0; outputs]);
+        let bias =
+            self.params.add(&format!("{name}.bias"), 1, outputs, ParamKind::Plain, &vec![0.0; outputs]);
         self.params.pack();
         let linear = Linear { weight, bias: Some(bias), lora: Vec::new(), threshold: 0.0 };
         Head { linear, outputs }

@@ -15,7 +15,7 @@ mod init;
 mod lora;
 
 pub use batch::Batch;
-pub use build::{Model, Precision, is_base};
+pub use build::{Model, Precision, Source, is_base};
 pub use forward::Pass;
 pub use generate::{Completion, Sampling};
 pub use heads::Head;

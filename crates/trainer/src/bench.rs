@@ -77,7 +77,7 @@ fn with(mut v: Value, key: &str, number: f64) -> Value {
 
 fn random_ids(rows: usize, len: usize, vocab: usize, seed: u64) -> Vec<Vec<u32>> {
     let mut rng = Rng::new(seed, "ids");
-    (0..rows).map(|_| (0..len).map(|_| 1 + (rng.next() % (vocab as u64 - 1)) as u32).collect()).collect()
+    (0..rows).map(|_| (0..len).map(|_| 1 + (rng.next_u64() % (vocab as u64 - 1)) as u32).collect()).collect()
 }
 
 fn lora_config() -> LoraConfig {
@@ -198,7 +198,10 @@ pub fn ppo_times(config: &ModelConfig, precision: Precision, iterations: usize) 
         if it.first_ratio != (1.0, 0.0) {
             return Err(Error::NotFinite {
                 what: "the first minibatch's ratio".into(),
-                whence: format!("mean {}, variance {}: generation and training disagree", it.first_ratio.0, it.first_ratio.1),
+                whence: format!(
+                    "mean {}, variance {}: generation and training disagree",
+                    it.first_ratio.0, it.first_ratio.1
+                ),
             });
         }
         let [r, s, t] = it.seconds;

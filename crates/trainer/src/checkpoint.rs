@@ -61,7 +61,10 @@ impl Checkpoint {
         let file = formats::load_tensors(path)?;
         let damaged = |problem: &str| Error::Io {
             path: path.to_path_buf(),
-            source: std::io::Error::new(std::io::ErrorKind::InvalidData, format!("not a checkpoint: {problem}")),
+            source: std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                format!("not a checkpoint: {problem}"),
+            ),
         };
         let field = |name: &str| file.metadata.get(name).ok_or_else(|| damaged(&format!("no `{name}`")));
         let number = |name: &str| field(name)?.parse::<u32>().map_err(|_| damaged(&format!("`{name}`")));

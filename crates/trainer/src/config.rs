@@ -312,7 +312,8 @@ impl Config {
             match path.exists() {
                 true => Ok(path),
                 false => {
-                    let problem = format!("{} is missing; run `cargo xtask data {command}` first", path.display());
+                    let problem =
+                        format!("{} is missing; run `cargo xtask data {command}` first", path.display());
                     Err(Error::config("--preset", problem))
                 }
             }
@@ -328,7 +329,10 @@ impl Config {
                 need("brown.txt", "plain-text")?,
                 need("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2")?,
             )),
-            other => Err(Error::config("--preset", format!("\"{other}\" is unknown; use embedded, movie-reviews or smollm2"))),
+            other => Err(Error::config(
+                "--preset",
+                format!("\"{other}\" is unknown; use embedded, movie-reviews or smollm2"),
+            )),
         }
     }
 
@@ -338,8 +342,17 @@ impl Config {
         c.data.path = Some(reviews);
         c.data.plain_text = Some(plain);
         c.data.pairs = 12_000;
-        c.model = ModelSection { hidden: 192, layers: 4, heads: 6, intermediate: 768, context: 128, vocab: 4096, ..c.model };
-        c.pretrain.train = LoopConfig { steps: 1200, batch_size: 32, learning_rate: 2e-3, ..c.pretrain.train };
+        c.model = ModelSection {
+            hidden: 192,
+            layers: 4,
+            heads: 6,
+            intermediate: 768,
+            context: 128,
+            vocab: 4096,
+            ..c.model
+        };
+        c.pretrain.train =
+            LoopConfig { steps: 1200, batch_size: 32, learning_rate: 2e-3, ..c.pretrain.train };
         c.sft.train = LoopConfig { steps: 400, learning_rate: 5e-4, ..c.sft.train };
         c.reward.train = LoopConfig { steps: 600, batch_size: 16, learning_rate: 3e-4, ..c.reward.train };
         c.ppo.response_length = 24;
@@ -424,11 +437,14 @@ impl Config {
         ];
         for (field, value, allowed) in choices {
             if !allowed.contains(&value.as_str()) {
-                return Err(Error::config(field, format!("is \"{value}\"; use {} or {}", allowed[0], allowed[1])));
+                return Err(Error::config(
+                    field,
+                    format!("is \"{value}\"; use {} or {}", allowed[0], allowed[1]),
+                ));
             }
         }
         let m = &self.model;
-        if m.heads == 0 || m.hidden % m.heads != 0 || (m.hidden / m.heads) % 8 != 0 {
+        if m.heads == 0 || !m.hidden.is_multiple_of(m.heads) || !(m.hidden / m.heads).is_multiple_of(8) {
             let problem = format!("{} over {} heads: heads must be a multiple of 8 wide", m.hidden, m.heads);
             return Err(Error::config("model.hidden", problem));
         }
@@ -440,7 +456,10 @@ impl Config {
             return Err(Error::config("lora.dropout", why));
         }
         if self.eval.prompts == 0 {
-            return Err(Error::config("eval.prompts", "is 0; at least 1 is needed to compare before and after"));
+            return Err(Error::config(
+                "eval.prompts",
+                "is 0; at least 1 is needed to compare before and after",
+            ));
         }
         Ok(())
     }

@@ -86,7 +86,8 @@ fn from_files(section: &DataSection, loaded: Loaded, seed: u64) -> Result<Corpus
             let split = set.split(section.held_out, seed)?;
             c.prompts = split.train.items.iter().map(|r| r.prompt.clone()).collect();
             c.prompts_held_out = split.held_out.items.iter().map(|r| r.prompt.clone()).collect();
-            let chosen = |r: &Ranked| Demonstration { prompt: r.prompt.clone(), completion: r.chosen.clone() };
+            let chosen =
+                |r: &Ranked| Demonstration { prompt: r.prompt.clone(), completion: r.chosen.clone() };
             c.demonstrations = split.train.items.iter().map(chosen).collect();
             c.pretrain = split.train.items.iter().map(|r| format!("{} {}", r.prompt, r.chosen)).collect();
             c.rankings = split.train.items;
@@ -110,7 +111,10 @@ fn from_files(section: &DataSection, loaded: Loaded, seed: u64) -> Result<Corpus
         c.plain_held_out = split.held_out.items;
     }
     if c.prompts.iter().all(String::is_empty) {
-        return Err(Error::config("data.path", "gave no prompts; set data.prompt_words or give a `prompt` column"));
+        return Err(Error::config(
+            "data.path",
+            "gave no prompts; set data.prompt_words or give a `prompt` column",
+        ));
     }
     Ok(c)
 }

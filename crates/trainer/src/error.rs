@@ -47,7 +47,9 @@ pub enum Error {
         whence: String,
     },
     /// Anything inside a stage, with the stage and step.
-    #[error("stage `{stage}`, step {step}: {source}\n  the last good checkpoint is kept; continue with --resume")]
+    #[error(
+        "stage `{stage}`, step {step}: {source}\n  the last good checkpoint is kept; continue with --resume"
+    )]
     Step {
         /// Stage name.
         stage: &'static str,
@@ -65,7 +67,9 @@ pub enum Error {
         step: usize,
     },
     /// A guard of the PPO stage stopped the run.
-    #[error("stopped in stage `ppo` after iteration {step}: {alarm}\n  the best checkpoint (iteration {best}) is kept")]
+    #[error(
+        "stopped in stage `ppo` after iteration {step}: {alarm}\n  the best checkpoint (iteration {best}) is kept"
+    )]
     Alarm {
         /// Iteration.
         step: usize,

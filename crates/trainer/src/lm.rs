@@ -81,7 +81,10 @@ pub fn loss(
     let (lp, n) = log_probs(&mut tape, model, examples, pass);
     let nll = -tape.value(lp).to_vec().iter().map(|v| f64::from(*v)).sum::<f64>();
     if !nll.is_finite() {
-        return Err(Error::NotFinite { what: "the loss".into(), whence: first_non_finite(model, examples, pass) });
+        return Err(Error::NotFinite {
+            what: "the loss".into(),
+            whence: first_non_finite(model, examples, pass),
+        });
     }
     if let Some((grads, scale)) = grads {
         let d = model.device().upload(&vec![-scale; n]);
@@ -102,7 +105,12 @@ fn first_non_finite(model: &Model, examples: &[&Example], pass: Pass) -> String 
 }
 
 /// Perplexity over the counted tokens, in batches of at most `batch_tokens`; none when nothing is counted.
-pub fn perplexity(model: &Model, examples: &[Example], batch_tokens: usize, pass: Pass) -> Result<Option<f64>> {
+pub fn perplexity(
+    model: &Model,
+    examples: &[Example],
+    batch_tokens: usize,
+    pass: Pass,
+) -> Result<Option<f64>> {
     let (mut nll, mut n) = (0.0, 0);
     for group in by_tokens(examples, batch_tokens) {
         let (l, k) = loss(model, &group, pass, None)?;

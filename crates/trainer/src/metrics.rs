@@ -61,7 +61,8 @@ impl MetricsWriter {
         let keep = |line: &&str| {
             let row: Value = serde_json::from_str(line).unwrap_or(Value::Null);
             // A torn last line of a killed run is dropped too.
-            !row.is_null() && (row["stage"] != stage || row["step"].as_u64().is_some_and(|s| s <= step as u64))
+            !row.is_null()
+                && (row["stage"] != stage || row["step"].as_u64().is_some_and(|s| s <= step as u64))
         };
         let kept: String = text.lines().filter(keep).flat_map(|l| [l, "\n"]).collect();
         if kept != text {
@@ -96,7 +97,12 @@ mod tests {
             w.log("b", step, &[("x", step as f64)]).unwrap();
         }
         w.flush().unwrap();
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"stage\":\"b\",").unwrap();
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"stage\":\"b\",")
+            .unwrap();
         w.truncate_after("b", 1).unwrap();
         let rows = w.rows().unwrap();
         assert_eq!(rows.len(), 4);

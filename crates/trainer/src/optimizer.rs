@@ -60,7 +60,10 @@ impl Optimizer {
         }
         let norm = (squared.to_vec()[0].sqrt() * f64::from(scale)) as f32;
         if !norm.is_finite() {
-            return Err(Error::NotFinite { what: "the gradient norm".into(), whence: self.culprit(params, grads) });
+            return Err(Error::NotFinite {
+                what: "the gradient norm".into(),
+                whence: self.culprit(params, grads),
+            });
         }
         let max = self.config.max_grad_norm;
         let clip = if max > 0.0 { optim::clip_scale(norm, max) } else { 1.0 };
@@ -100,7 +103,10 @@ impl Optimizer {
     }
 
     /// The moments by weight name, for a checkpoint.
-    pub fn state<'a>(&'a self, params: &'a Params) -> impl Iterator<Item = (&'a str, &'a Buffer, &'a Buffer)> {
+    pub fn state<'a>(
+        &'a self,
+        params: &'a Params,
+    ) -> impl Iterator<Item = (&'a str, &'a Buffer, &'a Buffer)> {
         self.moments.iter().map(|(id, m, v)| (params.get(*id).name.as_str(), m, v))
     }
 

@@ -55,7 +55,10 @@ fn open(run: &Run, corpus: &Corpus) -> Result<Stage> {
     let held = &corpus.prompts_held_out[..corpus.prompts_held_out.len().min(c.eval.prompts)];
     let held_out = text.prompts(held, c.ppo.response_length)?;
     if prompts.is_empty() || held_out.is_empty() {
-        return Err(Error::config("data", "PPO needs prompts to train on and held-out prompts; the data gives none"));
+        return Err(Error::config(
+            "data",
+            "PPO needs prompts to train on and held-out prompts; the data gives none",
+        ));
     }
     Ok(Stage { reward: RewardModel::load(run)?, ppo, text, prompts, held_out })
 }
@@ -93,11 +96,15 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let mut seconds = [0.0; 3];
     let mut tokens = 0;
     for i in first..total {
-        let prompts: Vec<Vec<u32>> =
-            pick(s.prompts.len(), run.config.ppo.batch_size / run.config.ppo.num_generations, run.config.run.seed ^ 5, i)
-                .into_iter()
-                .map(|p| s.prompts[p].clone())
-                .collect();
+        let prompts: Vec<Vec<u32>> = pick(
+            s.prompts.len(),
+            run.config.ppo.batch_size / run.config.ppo.num_generations,
+            run.config.run.seed ^ 5,
+            i,
+        )
+        .into_iter()
+        .map(|p| s.prompts[p].clone())
+        .collect();
         let it = match s.ppo.iteration(i as u64, &prompts, &s.reward, s.text.tokenizer.eos()) {
             Ok(it) => it,
             Err(e) => return Err(e.at("ppo", i + 1)),
@@ -172,7 +179,14 @@ fn observation<'a>(it: &Iteration, iteration: u64, distinct_2: &f64) -> Observat
     }
 }
 
-fn stop_on_alarm(run: &Run, s: &mut Stage, best: &Path, alarm: String, step: usize, at: usize) -> Result<Value> {
+fn stop_on_alarm(
+    run: &Run,
+    s: &mut Stage,
+    best: &Path,
+    alarm: String,
+    step: usize,
+    at: usize,
+) -> Result<Value> {
     if let Some(c) = Checkpoint::load(best)? {
         c.restore(&mut s.ppo.model.params, None)?;
         save_adapter(run, s)?;
@@ -215,4 +229,3 @@ pub fn merge(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         "held_out_perplexity": { "sft": before, "adapter": with_adapter, "merged": after },
     }))
 }
-

@@ -143,8 +143,10 @@ impl Ppo {
         eos: Option<u32>,
     ) -> Result<Iteration> {
         let t0 = Instant::now();
-        let prompts: Vec<Vec<u32>> =
-            prompts.iter().flat_map(|p| std::iter::repeat_n(p.clone(), self.config.num_generations)).collect();
+        let prompts: Vec<Vec<u32>> = prompts
+            .iter()
+            .flat_map(|p| std::iter::repeat_n(p.clone(), self.config.num_generations))
+            .collect();
         let completions = self.rollout(iteration, &prompts, eos);
         let rollouts = Rollouts::new(&prompts, &completions);
         let t1 = Instant::now();
@@ -214,7 +216,8 @@ impl Ppo {
         let scores = self.state.shaper.shape(raw_scores, &r.has_eos).map_err(maths)?;
         let kl_coef = self.state.kl.coef();
         let rewards = rl::token_rewards(kl, kl_coef, &scores, &r.starts).map_err(maths)?;
-        let adv = rl::advantages(&self.config, &rewards.rewards, Some(&r.values), &r.starts).map_err(maths)?;
+        let adv =
+            rl::advantages(&self.config, &rewards.rewards, Some(&r.values), &r.starts).map_err(maths)?;
         let mut stats = PpoStats::new(&rl::Rollout {
             starts: &r.starts,
             logprob: &r.logprobs,
@@ -255,7 +258,14 @@ impl Ppo {
         let mean_kl = rl::KlSummary::new(kl, &r.starts).map_err(maths)?.per_sequence;
         self.state.kl.update(mean_kl, r.examples.len()).map_err(maths)?;
         let first_ratio = first_ratio.unwrap_or((1.0, 0.0));
-        Ok(Iteration { metrics, completions: vec![], scores: vec![], first_ratio, seconds: [0.0; 3], tokens: 0 })
+        Ok(Iteration {
+            metrics,
+            completions: vec![],
+            scores: vec![],
+            first_ratio,
+            seconds: [0.0; 3],
+            tokens: 0,
+        })
     }
 
     /// Adds one minibatch's gradients, unless its ratio is beyond the guard. Also returns the ratio's mean

@@ -77,7 +77,8 @@ impl RewardModel {
 
 impl Reward for RewardModel {
     fn score(&self, prompts: &[Vec<u32>], completions: &[Completion]) -> Result<Vec<f32>> {
-        let whole: Vec<Vec<u32>> = prompts.iter().zip(completions).map(|(p, c)| [&p[..], &c.tokens].concat()).collect();
+        let whole: Vec<Vec<u32>> =
+            prompts.iter().zip(completions).map(|(p, c)| [&p[..], &c.tokens].concat()).collect();
         Ok(self.scores(&whole))
     }
 }
@@ -139,15 +140,18 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let mut result = json!({ "tokens_per_second": speed, "kind": c.reward.kind });
     if !corpus.rankings_held_out.is_empty() {
         let held = pairs(&text, &corpus.rankings_held_out)?;
-        let side = |f: fn(&Pair) -> &Vec<u32>| reward.scores(&held.iter().map(|p| f(p).clone()).collect::<Vec<_>>());
+        let side =
+            |f: fn(&Pair) -> &Vec<u32>| reward.scores(&held.iter().map(|p| f(p).clone()).collect::<Vec<_>>());
         let (chosen, rejected) = (side(|p| &p.chosen), side(|p| &p.rejected));
-        let verdict = rl::RewardVerdict::new(&chosen, &rejected).map_err(|e| Error::config("reward", e.to_string()))?;
+        let verdict =
+            rl::RewardVerdict::new(&chosen, &rejected).map_err(|e| Error::config("reward", e.to_string()))?;
         result["verdict"] = serde_json::to_value(&verdict).expect("numbers");
         result["pair_accuracy"] = json!(verdict.accuracy);
         result["derived_rankings"] = json!(corpus.derived_rankings);
     }
     if !corpus.labelled_held_out.is_empty() {
-        let sequences: Result<Vec<_>> = corpus.labelled_held_out.iter().map(|l| whole(&text, "", &l.text)).collect();
+        let sequences: Result<Vec<_>> =
+            corpus.labelled_held_out.iter().map(|l| whole(&text, "", &l.text)).collect();
         let scores = reward.scores(&sequences?);
         // A ranking score has no zero of its own: its median is taken as the border.
         let border = if c.reward.kind == "classifier" { 0.0 } else { median(&scores) };
@@ -176,10 +180,17 @@ fn save_head(dir: &Path, model: &Model) -> Result<()> {
     Ok(formats::save_tensors(&dir.join("head.safetensors"), &views, &BTreeMap::new())?)
 }
 
-fn train_ranking(run: &mut Run, model: &mut Model, head: &Head, text: &Text, ranked: &[Ranked]) -> Result<f64> {
+fn train_ranking(
+    run: &mut Run,
+    model: &mut Model,
+    head: &Head,
+    text: &Text,
+    ranked: &[Ranked],
+) -> Result<f64> {
     let (c, pairs) = (run.config.clone(), pairs(text, ranked)?);
     if pairs.is_empty() {
-        let problem = "the data gives no rankings; give data.rankings, ratings, or use reward.kind = \"classifier\"";
+        let problem =
+            "the data gives no rankings; give data.rankings, ratings, or use reward.kind = \"classifier\"";
         return Err(Error::config("reward.kind", problem));
     }
     steps::train(run, "reward", model, &c.reward.train, |model, i, grads| {
@@ -224,7 +235,13 @@ fn copy_tail(d: &mut Buffer, tail: &Buffer, n: usize) {
     d.write(&all);
 }
 
-fn train_classifier(run: &mut Run, model: &mut Model, head: &Head, text: &Text, set: &[Labelled]) -> Result<f64> {
+fn train_classifier(
+    run: &mut Run,
+    model: &mut Model,
+    head: &Head,
+    text: &Text,
+    set: &[Labelled],
+) -> Result<f64> {
     let c = run.config.clone();
     let classes = set.iter().map(|l| l.label.index()).collect::<std::collections::BTreeSet<_>>().len();
     if classes < 2 {
@@ -241,7 +258,8 @@ fn train_classifier(run: &mut Run, model: &mut Model, head: &Head, text: &Text, 
         let targets = device.upload(&picked.iter().map(|i| examples[*i].1).collect::<Vec<_>>());
         let mut tape = Tape::new(&model.params);
         let logits = forward(&mut tape, model, head, &sequences);
-        let (mut loss, mut probs, mut d) = (device.alloc(rows), device.alloc(2 * rows), device.alloc(2 * rows));
+        let (mut loss, mut probs, mut d) =
+            (device.alloc(rows), device.alloc(2 * rows), device.alloc(2 * rows));
         device.run(
             &SoftmaxCrossEntropy { rows, classes: 2 },
             SoftmaxCrossEntropyArgs {
@@ -255,7 +273,11 @@ fn train_classifier(run: &mut Run, model: &mut Model, head: &Head, text: &Text, 
         tape.backward(vec![(logits, d)], grads);
         let mean = loss.to_vec().iter().map(|l: &f32| f64::from(*l)).sum::<f64>() / rows as f64;
         let probs: Vec<f32> = probs.to_vec();
-        let right = picked.iter().zip(probs.chunks(2)).filter(|(i, p)| (p[1] > p[0]) == (examples[**i].1 == 1)).count();
+        let right = picked
+            .iter()
+            .zip(probs.chunks(2))
+            .filter(|(i, p)| (p[1] > p[0]) == (examples[**i].1 == 1))
+            .count();
         let tokens = sequences.iter().map(Vec::len).sum();
         Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", right as f64 / rows as f64)] })
     })

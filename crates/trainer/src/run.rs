@@ -38,7 +38,8 @@ impl Run {
             let before = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
             let now = config.to_toml();
             if let Some((a, b)) = before.lines().zip(now.lines()).find(|(a, b)| a != b) {
-                let problem = format!("was begun with `{a}`, now it is `{b}`; use the same settings or another --out");
+                let problem =
+                    format!("was begun with `{a}`, now it is `{b}`; use the same settings or another --out");
                 return Err(Error::RunDir { dir: out.to_path_buf(), problem });
             }
         } else {

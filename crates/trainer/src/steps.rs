@@ -51,7 +51,10 @@ pub fn train(
         let mut one = || -> Result<(StepReport, f32, f32)> {
             let report = step(model, i, &mut grads)?;
             if !report.loss.is_finite() {
-                return Err(Error::NotFinite { what: "the loss".into(), whence: "sum over the batch".into() });
+                return Err(Error::NotFinite {
+                    what: "the loss".into(),
+                    whence: "sum over the batch".into(),
+                });
             }
             let lr = config.learning_rate * config.factor(i);
             let norm = optimizer.step(&mut model.params, &mut grads, lr, 1.0)?;
@@ -66,7 +69,8 @@ pub fn train(
                 return Err(e.at(stage, i + 1));
             }
         };
-        let mut row = vec![("loss", report.loss), ("learning_rate", f64::from(lr)), ("grad_norm", f64::from(norm))];
+        let mut row =
+            vec![("loss", report.loss), ("learning_rate", f64::from(lr)), ("grad_norm", f64::from(norm))];
         row.extend(report.metrics.iter().copied());
         run.writer.log(stage, i + 1, &row)?;
         progress.step(i + 1, report.tokens, &format!("loss {:.4}", report.loss));

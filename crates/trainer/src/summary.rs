@@ -1,11 +1,6 @@
 //! summary.json and the closing table.
 
-use crate::{
-    error::Result,
-    metrics::number,
-    pipeline::STAGE_NAMES,
-    run::Run,
-};
+use crate::{error::Result, metrics::number, pipeline::STAGE_NAMES, run::Run};
 use serde_json::{Map, Value, json};
 
 /// Writes summary.json from the stages' results, and returns it.
@@ -18,7 +13,10 @@ pub fn write(run: &mut Run) -> Result<Value> {
     for name in STAGE_NAMES {
         let r = result(name);
         if !r.is_null() {
-            stages.insert(name.into(), json!({ "seconds": r["seconds"], "peak_device_bytes": r["peak_memory_bytes"] }));
+            stages.insert(
+                name.into(),
+                json!({ "seconds": r["seconds"], "peak_device_bytes": r["peak_memory_bytes"] }),
+            );
         }
     }
     let (ppo, reward, merge) = (result("ppo"), result("reward"), result("merge"));
@@ -63,22 +61,39 @@ pub fn table(run: &Run, summary: &Value) -> String {
     for (b, a) in list("before").iter().zip(list("after")).take(run.config.eval.samples) {
         let text = |v: &Value, f: &str| v[f].as_str().unwrap_or("").to_string();
         out += &format!("prompt  {}\n", text(b, "prompt"));
-        out += &format!("before  {:+.2}  {}\n", b["reward"].as_f64().unwrap_or(f64::NAN), text(b, "completion"));
-        out += &format!("after   {:+.2}  {}\n\n", a["reward"].as_f64().unwrap_or(f64::NAN), text(&a, "completion"));
+        out +=
+            &format!("before  {:+.2}  {}\n", b["reward"].as_f64().unwrap_or(f64::NAN), text(b, "completion"));
+        out += &format!(
+            "after   {:+.2}  {}\n\n",
+            a["reward"].as_f64().unwrap_or(f64::NAN),
+            text(&a, "completion")
+        );
     }
     let show = |v: &Value| v.as_f64().map_or("-".to_string(), |x| format!("{x:.3}"));
     let rows = [
         ("mean reward", &summary["reward"]["before"], &summary["reward"]["after"]),
         ("positive share", &summary["positive_share"]["before"], &summary["positive_share"]["after"]),
         ("distinct-2", &summary["distinct_2"]["sft"], &summary["distinct_2"]["after"]),
-        ("perplexity under SFT", &summary["perplexity_under_sft"]["sft"], &summary["perplexity_under_sft"]["after"]),
-        ("plain-text perplexity", &summary["plain_perplexity"]["before"], &summary["plain_perplexity"]["after"]),
+        (
+            "perplexity under SFT",
+            &summary["perplexity_under_sft"]["sft"],
+            &summary["perplexity_under_sft"]["after"],
+        ),
+        (
+            "plain-text perplexity",
+            &summary["plain_perplexity"]["before"],
+            &summary["plain_perplexity"]["after"],
+        ),
     ];
     out += &format!("{:<24}{:>10}{:>10}\n", "held-out prompts", "before", "after");
     for (name, before, after) in rows {
         out += &format!("{name:<24}{:>10}{:>10}\n", show(before), show(after));
     }
-    out += &format!("{:<24}{:>20}\n", "KL per token (target)", format!("{} ({})", show(&summary["kl"]), show(&summary["kl_target_per_token"])));
+    out += &format!(
+        "{:<24}{:>20}\n",
+        "KL per token (target)",
+        format!("{} ({})", show(&summary["kl"]), show(&summary["kl_target_per_token"]))
+    );
     out += &format!("{:<24}{:>20}\n", "first ratio", show(&summary["first_ratio"]));
     out += &format!("{:<24}{:>20}\n", "reward pair accuracy", show(&summary["pair_accuracy"]));
     for (name, stage) in summary["stages"].as_object().into_iter().flatten() {

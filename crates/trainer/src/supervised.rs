@@ -25,7 +25,8 @@ const MICRO_TOKENS: usize = 2048;
 /// With the stage and step.
 pub fn pretrain(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let c = run.config.clone();
-    let tokenizer = Tokenizer::train(&corpus.pretrain, c.model.vocab).map_err(|e| Error::config("model.vocab", e))?;
+    let tokenizer =
+        Tokenizer::train(&corpus.pretrain, c.model.vocab).map_err(|e| Error::config("model.vocab", e))?;
     let text = Text::new(tokenizer, c.model.context);
     let device = run.device.clone();
     let mut model = Model::random(&device, small_neox(&c, text.tokenizer.vocab()), c.run.seed);
@@ -73,7 +74,8 @@ fn chunks(text: &Text, texts: &[String], length: usize) -> Result<Vec<Example>> 
         stream.extend(text.tokenizer.eos());
     }
     let length = length.min(text.context).max(2);
-    let chunks: Vec<_> = stream.chunks(length).filter(|c| c.len() > 1).map(|c| Example::whole(c.to_vec())).collect();
+    let chunks: Vec<_> =
+        stream.chunks(length).filter(|c| c.len() > 1).map(|c| Example::whole(c.to_vec())).collect();
     if chunks.is_empty() {
         return Err(Error::config("data", "the texts to pre-train on are empty"));
     }
@@ -82,11 +84,19 @@ fn chunks(text: &Text, texts: &[String], length: usize) -> Result<Vec<Example>> 
 
 /// The items of step `i`: consecutive parts of one permutation per pass over the data.
 pub(crate) fn pick(n: usize, batch: usize, seed: u64, i: usize) -> Vec<usize> {
-    (i * batch..(i + 1) * batch).map(|at| (at / n, at % n)).map(|(pass, at)| rl::permutation(n, seed, pass as u64, 0)[at]).collect()
+    (i * batch..(i + 1) * batch)
+        .map(|at| (at / n, at % n))
+        .map(|(pass, at)| rl::permutation(n, seed, pass as u64, 0)[at])
+        .collect()
 }
 
 /// Gradients of the mean loss over the batch's counted tokens.
-pub(crate) fn lm_step(model: &Model, batch: &[&Example], grads: &mut Grads, pass: Pass) -> Result<StepReport> {
+pub(crate) fn lm_step(
+    model: &Model,
+    batch: &[&Example],
+    grads: &mut Grads,
+    pass: Pass,
+) -> Result<StepReport> {
     let predicted: usize = batch.iter().map(|e| e.predicted()).sum();
     let owned: Vec<Example> = batch.iter().map(|e| (*e).clone()).collect();
     let mut nll = 0.0;

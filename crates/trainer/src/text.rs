@@ -28,7 +28,9 @@ impl Text {
     /// # Errors
     /// When the tokenizer cannot encode it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.encode(text).map_err(|e| Error::config("data", format!("cannot tokenize {text:?}: {e}")))
+        self.tokenizer
+            .encode(text)
+            .map_err(|e| Error::config("data", format!("cannot tokenize {text:?}: {e}")))
     }
 
     /// A prompt's ids; an empty prompt is the end-of-text token alone, so that there is something to
@@ -43,7 +45,9 @@ impl Text {
         }
         match self.tokenizer.eos() {
             Some(eos) => Ok(vec![eos]),
-            None => Err(Error::config("data", "a prompt is empty and the tokenizer has no end-of-text token")),
+            None => {
+                Err(Error::config("data", "a prompt is empty and the tokenizer has no end-of-text token"))
+            }
         }
     }
 

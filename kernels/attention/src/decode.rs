@@ -75,7 +75,8 @@ impl Kernel for AttentionExtend {
 
     /// Without the positions, a full cache is assumed: an upper bound.
     fn cost(&self) -> Cost {
-        let (t, h, d, cap) = (self.rows as u64, self.heads as u64, self.head_dim as u64, self.capacity as u64);
+        let (t, h, d, cap) =
+            (self.rows as u64, self.heads as u64, self.head_dim as u64, self.capacity as u64);
         let cache = cap * self.kv_heads as u64 * d * self.rows.min(self.slots) as u64;
         Cost {
             bytes_read: 4 * (t * h * d + 2 * cache),
@@ -88,7 +89,8 @@ impl Kernel for AttentionExtend {
     fn cpu(&self, args: AttentionExtendArgs<'_>) {
         let AttentionExtend { rows, heads, kv_heads, head_dim: d, capacity, .. } = *self;
         let c = Columns { heads, kv_heads, head_dim: d };
-        let (qkv, slot, position, width) = (args.qkv.host(), args.slot.host(), args.position.host(), c.width());
+        let (qkv, slot, position, width) =
+            (args.qkv.host(), args.slot.host(), args.position.host(), c.width());
         let per_head = blocks_len(capacity, d);
         let (k, v) = (cpu::Shared::new(args.k_cache.host()), cpu::Shared::new(args.v_cache.host()));
         let out = cpu::Shared::new(args.out.host());

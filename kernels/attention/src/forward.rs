@@ -60,9 +60,15 @@ impl Columns {
 }
 
 /// Checks head counts and that `starts` ascends from 0 to `rows`.
-pub(crate) fn check_shape(kernel: &'static str, c: Columns, rows: usize, starts: In<'_, u32>) -> Result<(), ArgError> {
-    if c.kv_heads == 0 || c.heads % c.kv_heads != 0 || c.head_dim == 0 {
-        let problem = format!("{} query heads over {} key/value heads of {}", c.heads, c.kv_heads, c.head_dim);
+pub(crate) fn check_shape(
+    kernel: &'static str,
+    c: Columns,
+    rows: usize,
+    starts: In<'_, u32>,
+) -> Result<(), ArgError> {
+    if c.kv_heads == 0 || !c.heads.is_multiple_of(c.kv_heads) || c.head_dim == 0 {
+        let problem =
+            format!("{} query heads over {} key/value heads of {}", c.heads, c.kv_heads, c.head_dim);
         return Err(ArgError { kernel, arg: "heads", problem });
     }
     if let In::Host(s) = starts {

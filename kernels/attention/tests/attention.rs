@@ -32,7 +32,8 @@ fn reference(s: Shape, qkv: &[f64], starts: &[u32]) -> Vec<f64> {
                 let k = |j: usize| &qkv[j * w + (s.heads + kv) * s.d..][..s.d];
                 let v = |j: usize| &qkv[j * w + (s.heads + s.kv + kv) * s.d..][..s.d];
                 let keys = seq[0] as usize..i + 1;
-                let dot = |j: usize| q.iter().zip(k(j)).map(|(a, b)| a * b).sum::<f64>() / (s.d as f64).sqrt();
+                let dot =
+                    |j: usize| q.iter().zip(k(j)).map(|(a, b)| a * b).sum::<f64>() / (s.d as f64).sqrt();
                 let p: Vec<f64> = keys.clone().map(|j| dot(j).exp()).collect();
                 let total: f64 = p.iter().sum();
                 for (j, p) in keys.zip(p) {
@@ -50,7 +51,12 @@ fn forward(s: Shape, qkv: &[f32], starts: &[u32]) -> (Vec<f32>, Vec<f32>) {
     let rows = qkv.len() / s.width();
     let (mut out, mut lse) = (vec![f32::NAN; rows * s.heads * s.d], vec![f32::NAN; rows * s.heads]);
     let kernel = AttentionForward { rows, heads: s.heads, kv_heads: s.kv, head_dim: s.d };
-    let args = AttentionForwardArgs { qkv: qkv.into(), starts: starts.into(), out: (&mut out).into(), lse: (&mut lse).into() };
+    let args = AttentionForwardArgs {
+        qkv: qkv.into(),
+        starts: starts.into(),
+        out: (&mut out).into(),
+        lse: (&mut lse).into(),
+    };
     kernel.check(&args).unwrap();
     kernel.cpu(args);
     (out, lse)

@@ -117,14 +117,22 @@ mod tests {
         assert_eq!(y, [20.0, 21.0, 0.0, 1.0, 20.0, 21.0]);
         let mut dx = [0.0f32; 6];
         let back = ScatterAddRows { rows: 3, picked: 3, cols: 2 };
-        back.cpu(ScatterAddRowsArgs { dy: y[..].into(), index: index[..].into(), dx: dx[..].as_mut().into() });
+        back.cpu(ScatterAddRowsArgs {
+            dy: y[..].into(),
+            index: index[..].into(),
+            dx: dx[..].as_mut().into(),
+        });
         assert_eq!(dx, [0.0, 1.0, 0.0, 0.0, 40.0, 42.0]);
     }
 
     #[test]
     fn a_row_past_the_end_is_named() {
         let mut y = [0.0f32; 2];
-        let args = GatherRowsArgs { x: [1.0f32, 2.0][..].into(), index: [1u32][..].into(), y: y[..].as_mut().into() };
+        let args = GatherRowsArgs {
+            x: [1.0f32, 2.0][..].into(),
+            index: [1u32][..].into(),
+            y: y[..].as_mut().into(),
+        };
         let e = GatherRows { rows: 1, picked: 1, cols: 2 }.check(&args).unwrap_err();
         assert_eq!(e.to_string(), "gather_rows: argument `index`: row 1 of 1");
     }

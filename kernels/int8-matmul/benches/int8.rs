@@ -1,4 +1,5 @@
 //! int8 linear layer, forward and backward, at the shape that peers are quoted for.
+#![allow(missing_docs)] // criterion's macros make public functions
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use int8_matmul::*;

@@ -1,4 +1,5 @@
 //! FLOP/s of the dense product.
+#![allow(missing_docs)] // criterion's macros make public functions
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kernel_abi::Kernel;

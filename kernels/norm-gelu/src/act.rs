@@ -63,7 +63,7 @@ pub struct ActBackwardArgs<'a> {
 }
 
 const SQRT_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
-const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
 #[inline(always)]
@@ -140,7 +140,14 @@ cpu::simd_fn! {
 /// Rough scalar operations per element, for the decision to share work.
 const WORK: usize = 12;
 
-fn check(name: &'static str, kind: Act, n: usize, x: usize, y: usize, y_name: &'static str) -> Result<(), ArgError> {
+fn check(
+    name: &'static str,
+    kind: Act,
+    n: usize,
+    x: usize,
+    y: usize,
+    y_name: &'static str,
+) -> Result<(), ArgError> {
     expect_len(name, "x", x, n * kind.fan_in())?;
     expect_len(name, y_name, y, n)
 }

@@ -96,7 +96,12 @@ impl Kernel for NormBackward {
 
     fn cost(&self) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { bytes_read: 4 * (2 * r * c + c), bytes_written: 4 * (r * c + 2 * c), flops: 14 * r * c, int8_ops: 0 }
+        Cost {
+            bytes_read: 4 * (2 * r * c + c),
+            bytes_written: 4 * (r * c + 2 * c),
+            flops: 14 * r * c,
+            int8_ops: 0,
+        }
     }
 
     fn cpu(&self, args: NormBackwardArgs<'_>) {

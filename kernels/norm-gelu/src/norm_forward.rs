@@ -86,7 +86,12 @@ impl Kernel for NormForward {
 
     fn cost(&self) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { bytes_read: 4 * (r * c + 2 * c), bytes_written: 4 * (r * c + 2 * r), flops: 7 * r * c, int8_ops: 0 }
+        Cost {
+            bytes_read: 4 * (r * c + 2 * c),
+            bytes_written: 4 * (r * c + 2 * r),
+            flops: 7 * r * c,
+            int8_ops: 0,
+        }
     }
 
     fn cpu(&self, args: NormForwardArgs<'_>) {
