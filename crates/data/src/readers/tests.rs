@@ -1,3 +1,5 @@
+//! Tests of the readers.
+
 use std::path::PathBuf;
 
 use super::*;

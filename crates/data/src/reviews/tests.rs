@@ -1,3 +1,5 @@
+//! Tests of the generator and its oracle.
+
 use std::collections::HashSet;
 
 use super::lexicon::*;
