@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Row {
     /// absmax / 127 of the elements below the threshold.
     pub(crate) scale: f32,
-    /// Minus the row's sum of quantised elements, times the tile's weight offset.
+    /// What the row's integer sums still lack: [`Micro::correction`].
     pub(crate) correction: i32,
     /// Its part of the outliers.
     outliers: (u32, u32),
@@ -20,11 +20,13 @@ pub(crate) struct Row {
 /// The rows of x, quantised.
 #[derive(Default)]
 pub(crate) struct Activations {
-    /// Tile after tile: for each four inputs, for each row, four elements.
+    /// Tile after tile: for each four inputs, for each row, [`Micro::unit`] bytes.
     tiles: Vec<u64>,
     rows: Vec<Row>,
     /// (column, value) of the outliers, row after row.
     outliers: Vec<(u32, f32)>,
+    /// Rows of a tile.
+    height: usize,
 }
 
 cpu::simd_fn! {
@@ -53,17 +55,18 @@ cpu::simd_fn! {
 
 cpu::simd_fn! {
     /// q = round(x * inverse), ties to even, by adding and subtracting 1.5 * 2^23; outliers give 0.
-    /// Returns the sum of q.
-    fn quantize(x: &[f32], inverse: f32, limit: f32, q: &mut [i16]) -> i32 {
+    /// Returns the sum of q and that of its negative elements.
+    fn quantize(x: &[f32], inverse: f32, limit: f32, q: &mut [i8]) -> (i32, i32) {
         const MAGIC: f32 = 12_582_912.0;
-        let mut sum = 0;
+        let (mut sum, mut negative) = (0, 0);
         for (q, x) in q.iter_mut().zip(x) {
             let near = if x.abs() < limit { *x } else { 0.0 };
             let v = near.mul_add(inverse, MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
-            *q = v as i16;
+            *q = v as i8;
             sum += v;
+            negative += v.min(0);
         }
-        sum
+        (sum, negative)
     }
 }
 
@@ -98,7 +101,7 @@ impl<T> Slots<T> {
 }
 
 thread_local! {
-    static LINE: std::cell::RefCell<Vec<i16>> = const { std::cell::RefCell::new(Vec::new()) };
+    static LINE: std::cell::RefCell<Vec<i8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 impl Activations {
@@ -106,14 +109,17 @@ impl Activations {
     pub(crate) fn fill(&mut self, x: &[f32], m: usize, k: usize, threshold: f32, micro: &Micro) {
         let limit = if threshold > 0.0 { threshold } else { f32::INFINITY };
         let words = words(k, micro);
+        // Tiles of nearly equal height.
+        self.height = m.div_ceil(m.div_ceil(micro.rows).max(1)).max(1);
+        let height = self.height;
         self.tiles.resize(self.tiles.len().max(m * words), 0);
         self.rows.clear();
         self.rows.resize(m, Row::default());
         let any = AtomicBool::new(false);
         let (tiles, rows) = (Slots(self.tiles.as_mut_ptr()), Slots(self.rows.as_mut_ptr()));
-        cpu::par_for(m.div_ceil(micro.rows), micro.rows * k / 2, |t| {
-            let first = t * micro.rows;
-            let height = micro.rows.min(m - first);
+        cpu::par_for(m.div_ceil(height), height * k / 2, |t| {
+            let first = t * height;
+            let height = height.min(m - first);
             // SAFETY: rows first..first + height <= m belong to this task alone.
             let (tile, rows) = unsafe { (tiles.get(first * words, height * words), rows.get(first, height)) };
             let mut line = LINE.take();
@@ -122,16 +128,17 @@ impl Activations {
             for (i, row) in rows.iter_mut().enumerate() {
                 let x = &x[(first + i) * k..][..k];
                 let (max, far) = absmax(x, limit);
-                let sum = quantize(x, if max > 0.0 { 127.0 / max } else { 0.0 }, limit, &mut line);
+                let (sum, negative) =
+                    quantize(x, if max > 0.0 { 127.0 / max } else { 0.0 }, limit, &mut line);
                 *row = Row {
                     scale: max / 127.0,
-                    correction: -micro.offset * sum,
+                    correction: micro.correction(sum, negative),
                     outliers: (0, u32::from(far)),
                 };
                 if far {
                     any.store(true, Ordering::Relaxed);
                 }
-                place(&line, i, height, micro.element, tile);
+                place(&line, i, height, micro.signs, tile);
             }
             LINE.set(line);
         });
@@ -145,6 +152,11 @@ impl Activations {
                 row.outliers = (start, self.outliers.len() as u32);
             }
         }
+    }
+
+    /// Rows of a tile; the last one may have fewer.
+    pub(crate) fn height(&self) -> usize {
+        self.height
     }
 
     /// Row i's scale and correction, and its outliers by ascending column.
@@ -165,26 +177,29 @@ impl Activations {
     ) -> *const u8 {
         let tile = &self.tiles[first * words(k, micro)..][..height * words(k, micro)];
         assert!(4 * quad <= k, "int8 tile: input {quad} x 4 of {k}");
-        tile.as_ptr().cast::<u8>().wrapping_add(quad * height * 4 * micro.element)
+        tile.as_ptr().cast::<u8>().wrapping_add(quad * height * micro.unit())
     }
 }
 
 /// 64-bit words of a row.
 fn words(k: usize, micro: &Micro) -> usize {
-    (k.div_ceil(4) * 4 * micro.element).div_ceil(8)
+    (k.div_ceil(4) * micro.unit()).div_ceil(8)
 }
 
-/// Puts a row's elements, four by four, between those of the tile's other rows.
-fn place(line: &[i16], i: usize, height: usize, element: usize, tile: &mut [u64]) {
-    let quads = line.as_chunks::<4>().0;
-    if element == 2 {
-        for (to, q) in tile[i..].iter_mut().step_by(height).zip(quads) {
-            *to = bytemuck::cast(*q);
-        }
-    } else {
-        let tile: &mut [u32] = bytemuck::cast_slice_mut(tile);
-        for (to, q) in tile[i..].iter_mut().step_by(height).zip(quads) {
-            *to = u32::from_ne_bytes(q.map(|v| v as u8));
+cpu::simd_fn! {
+    /// Puts a row's elements, four by four, between those of the tile's other rows.
+    fn place(line: &[i8], i: usize, height: usize, signs: bool, tile: &mut [u64]) {
+        let quads = line.as_chunks::<4>().0;
+        if signs {
+            for (to, q) in tile[i..].iter_mut().step_by(height).zip(quads) {
+                let (size, sign) = (q.map(|v| v.unsigned_abs()), q.map(|v| (v >> 7) as u8));
+                *to = u64::from(u32::from_le_bytes(size)) | u64::from(u32::from_le_bytes(sign)) << 32;
+            }
+        } else {
+            let tile: &mut [u32] = bytemuck::cast_slice_mut(tile);
+            for (to, q) in tile[i..].iter_mut().step_by(height).zip(quads) {
+                *to = u32::from_ne_bytes(q.map(|v| v as u8));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@
 
 use crate::{
     activations::{Activations, Row},
-    micro::{MAX_ROWS, Micro, Operands, QUAD, RAW, micro},
+    micro::{Micro, Operands, QUAD, micro},
     pack::{COLS, packed_len},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
@@ -46,7 +46,7 @@ pub struct Int8LinearArgs<'a> {
 
 thread_local! {
     static SCRATCH: RefCell<Activations> = RefCell::default();
-    static SUMS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+    static SUMS: RefCell<Vec<[i32; COLS]>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What the epilogue of a tile needs to know about its panel.
@@ -114,42 +114,39 @@ impl Epilogue<'_> {
 /// Inputs over four whose weights, for one panel, stay in the first-level cache.
 const BLOCK: usize = 256;
 
-/// For each tile of `rows`, calls `done(first row, sums)` with the tile's sums over all inputs.
+/// For each row of `rows` calls `done(row, sums)` with its sums over all inputs.
 fn panel_sums(
     x: &Activations,
     rows: Range<usize>,
     k: usize,
     panel: &[i8],
     micro: &Micro,
-    mut done: impl FnMut(usize, &[[i32; COLS]]),
+    mut done: impl FnMut(usize, &[i32; COLS]),
 ) {
     let quads = k.div_ceil(4);
     assert!(panel.len() >= quads * QUAD, "int8 panel is too short");
-    let mut raw = SUMS.take();
-    raw.resize(raw.len().max(rows.len() * RAW), 0);
-    let mut sums = [[0i32; COLS]; MAX_ROWS];
+    let mut sums = SUMS.take();
+    sums.resize(sums.len().max(rows.len()), [0; COLS]);
     for q0 in (0..quads.max(1)).step_by(BLOCK) {
         let len = BLOCK.min(quads - q0);
-        let last = q0 + len == quads;
-        for first in rows.clone().step_by(micro.rows) {
-            let height = micro.rows.min(rows.end - first);
+        for first in rows.clone().step_by(x.height()) {
+            let height = x.height().min(rows.end - first);
+            let sums = &mut sums[first - rows.start..][..height];
             let o = Operands {
                 x: x.tile(first, height, q0, k, micro),
                 w: panel[q0 * QUAD..].as_ptr(),
                 quads: len,
-                raw: raw[(first - rows.start) * RAW..].as_mut_ptr(),
+                acc: sums.as_mut_ptr().cast(),
                 resume: q0 > 0,
-                out: if last { sums.as_mut_ptr().cast() } else { std::ptr::null_mut() },
             };
-            // SAFETY: `tile` and the assert bound the operands; `raw` has RAW words for each row, and `sums` is
-            // as large as the largest tile.
+            // SAFETY: `tile` and the assert bound the operands; `sums` has `height` rows.
             unsafe { micro.run(height, &o) };
-            if last {
-                done(first, &sums[..height]);
+            if q0 + len == quads {
+                (first..).zip(&*sums).for_each(|(i, sums)| done(i, sums));
             }
         }
     }
-    SUMS.set(raw);
+    SUMS.set(sums);
 }
 
 impl Kernel for Int8Linear {
@@ -189,18 +186,16 @@ impl Kernel for Int8Linear {
         x.fill(args.x.host(), m, k, threshold, &micro);
         let quantized = &x;
         let panel_len = COLS * k.next_multiple_of(4);
-        matmul::for_blocks(m, n, COLS, micro.rows, k, |rows, panels| {
+        matmul::for_blocks(m, n, COLS, quantized.height(), k, |rows, panels| {
             for p in panels {
                 let cols = p * COLS..n.min((p + 1) * COLS);
                 let panel = &packed[p * panel_len..][..panel_len];
                 let e = Epilogue::new(panel, &scb[cols.clone()], bias.map(|b| &b[cols.clone()]));
-                panel_sums(quantized, rows.clone(), k, panel, &micro, |first, sums| {
-                    for (i, sums) in (first..).zip(sums) {
-                        let at = i * n + cols.start;
-                        // SAFETY: `for_blocks` hands each (row, panel) to one task.
-                        let out = unsafe { y.slice(at, cols.len()) };
-                        e.row(sums, quantized.row(i), residual.map(|r| &r[at..at + cols.len()]), out);
-                    }
+                panel_sums(quantized, rows.clone(), k, panel, &micro, |i, sums| {
+                    let at = i * n + cols.start;
+                    // SAFETY: `for_blocks` hands each (row, panel) to one task.
+                    let out = unsafe { y.slice(at, cols.len()) };
+                    e.row(sums, quantized.row(i), residual.map(|r| &r[at..at + cols.len()]), out);
                 });
             }
         });

@@ -4,9 +4,12 @@
 //!
 //! Ideas that make it fast:
 //! - one generic tile; an instruction set is only how to load weights, broadcast four inputs of a row and
-//!   multiply-accumulate. AVX2 and AVX-512 widen the weights to 16 bits in registers and use `madd`, which has
-//!   no saturation; VNNI multiplies bytes, with the weights made unsigned by flipping their top bit and the
-//!   row's sum times 128 taken off again in the epilogue;
+//!   multiply-accumulate. All multiply bytes, unsigned times signed, and let the epilogue add what is constant
+//!   along a row:
+//!   - AVX2 and AVX-512 without VNNI take |x| and x's sign mask s: x w = |x| (w ^ s) + (|x| where x < 0).
+//!     Pairs are at most 127 * 128 * 2 = 32,512, so the 16-bit step does not saturate; and the exclusive or
+//!     runs beside the multipliers, where a sign-extension to 16 bits would compete with the additions;
+//!   - VNNI takes x and w + 128 (its top bit flipped): x w = x (w + 128) - 128 x;
 //! - weights stay 8-bit in memory and are asked for a few kilobytes ahead;
 //! - the activations of a tile lie in the order in which the tile reads them.
 
@@ -16,28 +19,22 @@ use std::sync::OnceLock;
 
 /// Bytes of a panel for four inputs.
 pub(crate) const QUAD: usize = 4 * COLS;
-/// 32-bit words that a row of unfinished accumulators takes at most.
-pub(crate) const RAW: usize = 2 * COLS;
-/// Rows of the largest tile.
-pub(crate) const MAX_ROWS: usize = 12;
 /// Bytes between the weights in use and those asked for.
 const AHEAD: usize = 4 * 1024;
 
 /// One tile's operands for one block of inputs.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
-    /// Activations: for each four inputs, for each row, four elements of [`Micro::element`] bytes.
+    /// Activations: for each four inputs, for each row, [`Micro::unit`] bytes.
     pub(crate) x: *const u8,
     /// The panel's weights.
     pub(crate) w: *const i8,
     /// Inputs over four.
     pub(crate) quads: usize,
-    /// Unfinished accumulators, [`RAW`] words per row.
-    pub(crate) raw: *mut i32,
-    /// Start from `raw` instead of zero.
+    /// `[rows, COLS]` sums.
+    pub(crate) acc: *mut i32,
+    /// Add to `acc` instead of overwriting it.
     pub(crate) resume: bool,
-    /// `[rows, COLS]` sums; null: the accumulators go to `raw`.
-    pub(crate) out: *mut i32,
 }
 
 /// The best tile of this machine.
@@ -45,10 +42,8 @@ pub(crate) struct Operands {
 pub(crate) struct Micro {
     /// Rows of a tile.
     pub(crate) rows: usize,
-    /// Bytes of an activation: 2 where weights are widened, 1 where bytes are multiplied.
-    pub(crate) element: usize,
-    /// What the instruction adds to each weight; the epilogue takes it off again.
-    pub(crate) offset: i32,
+    /// Four activations are their four magnitudes and four sign masks, rather than four signed bytes.
+    pub(crate) signs: bool,
     run: unsafe fn(usize, &Operands),
 }
 
@@ -62,9 +57,19 @@ impl Micro {
         // SAFETY: `run` was chosen by detected features; the rest is the caller's contract.
         unsafe { (self.run)(rows, o) }
     }
+
+    /// Bytes of four activations of a row.
+    pub(crate) fn unit(&self) -> usize {
+        if self.signs { 8 } else { 4 }
+    }
+
+    /// What the epilogue adds to a row's sums, from the sum of the row and that of its negative elements.
+    pub(crate) fn correction(&self, sum: i32, negative: i32) -> i32 {
+        if self.signs { -negative } else { -128 * sum }
+    }
 }
 
-const PORTABLE: Micro = Micro { rows: 6, element: 1, offset: 128, run: portable };
+const PORTABLE: Micro = Micro { rows: 6, signs: false, run: portable };
 
 /// All tiles that this machine can run, the best one last.
 pub(crate) fn available() -> Vec<Micro> {
@@ -73,16 +78,16 @@ pub(crate) fn available() -> Vec<Micro> {
     {
         let isa = cpu::isa();
         if isa >= Isa::Avx2 {
-            all.push(Micro { rows: 6, element: 2, offset: 0, run: x86::avx2 });
+            all.push(Micro { rows: 5, signs: true, run: x86::avx2 });
         }
         if isa >= Isa::Avx512 {
-            all.push(Micro { rows: 12, element: 2, offset: 0, run: x86::avx512 });
+            all.push(Micro { rows: 12, signs: true, run: x86::avx512 });
         }
         if isa >= Isa::Avx2 && is_x86_feature_detected!("avxvnni") {
-            all.push(Micro { rows: 6, element: 1, offset: 128, run: x86::vnni256 });
+            all.push(Micro { rows: 6, signs: false, run: x86::vnni256 });
         }
         if isa >= Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
-            all.push(Micro { rows: 12, element: 1, offset: 128, run: x86::vnni512 });
+            all.push(Micro { rows: 12, signs: false, run: x86::vnni512 });
         }
     }
     all
@@ -98,6 +103,8 @@ pub(crate) fn micro() -> Micro {
 /// the pointers valid for the vector they name.
 trait Lanes {
     type V: Copy;
+    /// Four activations in every lane, in the instruction's form.
+    type X: Copy;
     /// Vectors that hold a panel's columns.
     const VECS: usize;
     /// Bytes of four activations of a row.
@@ -105,57 +112,49 @@ trait Lanes {
     unsafe fn zero() -> Self::V;
     /// The next `QUAD / VECS` weights.
     unsafe fn weights(w: *const i8) -> Self::V;
-    /// Four activations in every lane.
-    unsafe fn activations(x: *const u8) -> Self::V;
-    unsafe fn mac(acc: Self::V, x: Self::V, w: Self::V) -> Self::V;
+    unsafe fn activations(x: *const u8) -> Self::X;
+    unsafe fn mac(acc: Self::V, x: Self::X, w: Self::V) -> Self::V;
     unsafe fn load(raw: *const i32) -> Self::V;
     unsafe fn store(acc: Self::V, raw: *mut i32);
-    /// Writes `COLS / VECS` finished sums.
-    unsafe fn finish(acc: Self::V, out: *mut i32);
 }
 
-/// R rows times a panel, P vectors of columns at a time.
+/// R rows times a panel.
 ///
 /// # Safety
-/// As [`Micro::run`], and the features of `L` must be present.
+/// As [`Micro::run`], and the features of `L` must be present; P is `L::VECS`.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize, const P: usize>(o: &Operands) {
-    let words = RAW / L::VECS;
-    for v0 in (0..L::VECS).step_by(P) {
-        // SAFETY: the caller's contract covers R rows, all columns and `quads` steps.
-        unsafe {
-            let mut acc = [[L::zero(); P]; R];
-            if o.resume {
-                for i in 0..R {
-                    for v in 0..P {
-                        acc[i][v] = L::load(o.raw.add(i * RAW + (v0 + v) * words));
-                    }
-                }
-            }
-            let (mut x, mut w) = (o.x, o.w.add(v0 * (QUAD / L::VECS)));
-            for _ in 0..o.quads {
-                prefetch(w.wrapping_add(AHEAD));
-                let mut b = [L::zero(); P];
-                for v in 0..P {
-                    b[v] = L::weights(w.add(v * (QUAD / L::VECS)));
-                }
-                for i in 0..R {
-                    let a = L::activations(x.add(i * L::UNIT));
-                    for v in 0..P {
-                        acc[i][v] = L::mac(acc[i][v], a, b[v]);
-                    }
-                }
-                x = x.add(R * L::UNIT);
-                w = w.wrapping_add(QUAD);
-            }
+    const { assert!(P == L::VECS) };
+    let words = COLS / P;
+    // SAFETY: the caller's contract covers R rows, all columns and `quads` steps.
+    unsafe {
+        let mut acc = [[L::zero(); P]; R];
+        if o.resume {
             for i in 0..R {
                 for v in 0..P {
-                    if o.out.is_null() {
-                        L::store(acc[i][v], o.raw.add(i * RAW + (v0 + v) * words));
-                    } else {
-                        L::finish(acc[i][v], o.out.add(i * COLS + (v0 + v) * (COLS / L::VECS)));
-                    }
+                    acc[i][v] = L::load(o.acc.add(i * COLS + v * words));
                 }
+            }
+        }
+        let (mut x, mut w) = (o.x, o.w);
+        for _ in 0..o.quads {
+            prefetch(w.wrapping_add(AHEAD));
+            let mut b = [L::zero(); P];
+            for v in 0..P {
+                b[v] = L::weights(w.add(v * (QUAD / P)));
+            }
+            for i in 0..R {
+                let a = L::activations(x.add(i * L::UNIT));
+                for v in 0..P {
+                    acc[i][v] = L::mac(acc[i][v], a, b[v]);
+                }
+            }
+            x = x.add(R * L::UNIT);
+            w = w.wrapping_add(QUAD);
+        }
+        for i in 0..R {
+            for v in 0..P {
+                L::store(acc[i][v], o.acc.add(i * COLS + v * words));
             }
         }
     }
@@ -172,9 +171,9 @@ fn prefetch(at: *const i8) {
     let _ = at;
 }
 
-/// One function per row count, so that the accumulators are registers: `rows vectors-at-a-time`.
+/// One function per row count, so that the accumulators are registers.
 macro_rules! tiles {
-    ($(#[$attr:meta])* $vis:vis $name:ident, $lanes:ty, [$($rows:literal $at_once:literal),*]) => {
+    ($(#[$attr:meta])* $vis:vis $name:ident, $lanes:ty, $vecs:literal, [$($rows:literal)*]) => {
         /// # Safety
         /// As [`Micro::run`]; the instruction set must be present.
         $(#[$attr])*
@@ -182,7 +181,7 @@ macro_rules! tiles {
             // SAFETY: the caller's contract.
             unsafe {
                 match rows {
-                    $($rows => tile::<$lanes, $rows, $at_once>(o),)*
+                    $($rows => tile::<$lanes, $rows, $vecs>(o),)*
                     _ => unreachable!("no int8 tile of {rows} rows"),
                 }
             }
@@ -195,6 +194,7 @@ struct Plain;
 
 impl Lanes for Plain {
     type V = [i32; COLS];
+    type X = [i32; 4];
     const VECS: usize = 1;
     const UNIT: usize = 4;
     #[inline(always)]
@@ -207,13 +207,12 @@ impl Lanes for Plain {
         unsafe { w.cast::<[i32; COLS]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn activations(x: *const u8) -> [i32; COLS] {
+    unsafe fn activations(x: *const u8) -> [i32; 4] {
         // SAFETY: 4 readable bytes by the trait's contract.
-        [unsafe { x.cast::<i32>().read_unaligned() }; COLS]
+        unsafe { x.cast::<[i8; 4]>().read() }.map(i32::from)
     }
     #[inline(always)]
-    unsafe fn mac(mut acc: [i32; COLS], x: [i32; COLS], w: [i32; COLS]) -> [i32; COLS] {
-        let x = x[0].to_ne_bytes().map(|b| i32::from(b as i8));
+    unsafe fn mac(mut acc: [i32; COLS], x: [i32; 4], w: [i32; COLS]) -> [i32; COLS] {
         for (c, w) in acc.iter_mut().zip(w) {
             let w = w.to_ne_bytes().map(|b| i32::from(b ^ 0x80));
             *c += (0..4).map(|t| x[t] * w[t]).sum::<i32>();
@@ -223,33 +222,29 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn load(raw: *const i32) -> [i32; COLS] {
         // SAFETY: by the trait's contract.
-        unsafe { raw.cast::<[i32; COLS]>().read() }
+        unsafe { raw.cast::<[i32; COLS]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(acc: [i32; COLS], raw: *mut i32) {
         // SAFETY: by the trait's contract.
-        unsafe { raw.cast::<[i32; COLS]>().write(acc) }
-    }
-    #[inline(always)]
-    unsafe fn finish(acc: [i32; COLS], out: *mut i32) {
-        // SAFETY: by the trait's contract.
-        unsafe { Self::store(acc, out) }
+        unsafe { raw.cast::<[i32; COLS]>().write_unaligned(acc) }
     }
 }
 
-tiles!(portable, Plain, [1 1, 2 1, 3 1, 4 1, 5 1, 6 1]);
+tiles!(portable, Plain, 1, [1 2 3 4 5 6]);
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{COLS, Lanes, Operands, tile};
+    use super::{Lanes, Operands, tile};
     use std::arch::x86_64::*;
 
     macro_rules! lanes {
-        ($name:ident, $vec:ty, $vecs:literal, $unit:literal, $zero:ident, $load:ident, $store:ident,
-         $weights:expr, $activations:expr, $mac:expr, $finish:expr) => {
+        ($name:ident, $vec:ty, $x:ty, $vecs:literal, $unit:literal, $zero:ident, $load:ident, $store:ident,
+         $weights:expr, $activations:expr, $mac:expr) => {
             struct $name;
             impl Lanes for $name {
                 type V = $vec;
+                type X = $x;
                 const VECS: usize = $vecs;
                 const UNIT: usize = $unit;
                 #[inline(always)]
@@ -263,12 +258,12 @@ mod x86 {
                     unsafe { $weights(w) }
                 }
                 #[inline(always)]
-                unsafe fn activations(x: *const u8) -> $vec {
+                unsafe fn activations(x: *const u8) -> $x {
                     // SAFETY: the trait's contract.
                     unsafe { $activations(x) }
                 }
                 #[inline(always)]
-                unsafe fn mac(acc: $vec, x: $vec, w: $vec) -> $vec {
+                unsafe fn mac(acc: $vec, x: $x, w: $vec) -> $vec {
                     // SAFETY: the trait's contract.
                     unsafe { $mac(acc, x, w) }
                 }
@@ -282,51 +277,55 @@ mod x86 {
                     // SAFETY: the trait's contract.
                     unsafe { $store(raw.cast(), acc) }
                 }
-                #[inline(always)]
-                unsafe fn finish(acc: $vec, out: *mut i32) {
-                    // SAFETY: the trait's contract.
-                    unsafe { $finish(acc, out) }
-                }
             }
         };
     }
 
-    // A lane pair of `madd` holds one column: inputs 0 and 1 of the four in one, 2 and 3 in the other.
+    /// Four bytes, unaligned.
+    ///
+    /// # Safety
+    /// They must be readable.
+    #[inline(always)]
+    unsafe fn four(x: *const u8) -> i32 {
+        // SAFETY: the caller's contract.
+        unsafe { x.cast::<i32>().read_unaligned() }
+    }
+
     lanes!(
-        Madd256,
+        Bytes256,
         __m256i,
-        4,
+        (__m256i, __m256i),
+        2,
         8,
         _mm256_setzero_si256,
         _mm256_loadu_si256,
         _mm256_storeu_si256,
-        |w: *const i8| _mm256_cvtepi8_epi16(_mm_loadu_si128(w.cast())),
-        |x: *const u8| _mm256_set1_epi64x(x.cast::<i64>().read_unaligned()),
-        |acc, x, w| _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)),
-        |acc, out: *mut i32| {
-            let sums = _mm256_permute4x64_epi64::<0b1000>(_mm256_hadd_epi32(acc, acc));
-            _mm_storeu_si128(out.cast(), _mm256_castsi256_si128(sums))
+        |w: *const i8| _mm256_loadu_si256(w.cast()),
+        |x: *const u8| (_mm256_set1_epi32(four(x)), _mm256_set1_epi32(four(x.add(4)))),
+        |acc, (size, sign), w| {
+            let pairs = _mm256_maddubs_epi16(size, _mm256_xor_si256(w, sign));
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     );
     lanes!(
-        Madd512,
+        Bytes512,
         __m512i,
-        2,
+        (__m512i, __m512i),
+        1,
         8,
         _mm512_setzero_si512,
         _mm512_loadu_si512,
         _mm512_storeu_si512,
-        |w: *const i8| _mm512_cvtepi8_epi16(_mm256_loadu_si256(w.cast())),
-        |x: *const u8| _mm512_set1_epi64(x.cast::<i64>().read_unaligned()),
-        |acc, x, w| _mm512_add_epi32(acc, _mm512_madd_epi16(x, w)),
-        |acc, out: *mut i32| {
-            let (low, high) = (_mm512_castsi512_si256(acc), _mm512_extracti64x4_epi64::<1>(acc));
-            let sums = _mm256_permute4x64_epi64::<0b1101_1000>(_mm256_hadd_epi32(low, high));
-            _mm256_storeu_si256(out.cast(), sums)
+        |w: *const i8| _mm512_loadu_si512(w.cast()),
+        |x: *const u8| (_mm512_set1_epi32(four(x)), _mm512_set1_epi32(four(x.add(4)))),
+        |acc, (size, sign), w| {
+            let pairs = _mm512_maddubs_epi16(size, _mm512_xor_si512(w, sign));
+            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
     );
     lanes!(
         Vnni256,
+        __m256i,
         __m256i,
         2,
         4,
@@ -334,12 +333,12 @@ mod x86 {
         _mm256_loadu_si256,
         _mm256_storeu_si256,
         |w: *const i8| _mm256_xor_si256(_mm256_loadu_si256(w.cast()), _mm256_set1_epi8(i8::MIN)),
-        |x: *const u8| _mm256_set1_epi32(x.cast::<i32>().read_unaligned()),
-        |acc, x, w| _mm256_dpbusd_avx_epi32(acc, w, x),
-        |acc, out: *mut i32| _mm256_storeu_si256(out.cast(), acc)
+        |x: *const u8| _mm256_set1_epi32(four(x)),
+        |acc, x, w| _mm256_dpbusd_avx_epi32(acc, w, x)
     );
     lanes!(
         Vnni512,
+        __m512i,
         __m512i,
         1,
         4,
@@ -347,19 +346,16 @@ mod x86 {
         _mm512_loadu_si512,
         _mm512_storeu_si512,
         |w: *const i8| _mm512_xor_si512(_mm512_loadu_si512(w.cast()), _mm512_set1_epi8(i8::MIN)),
-        |x: *const u8| _mm512_set1_epi32(x.cast::<i32>().read_unaligned()),
-        |acc, x, w| _mm512_dpbusd_epi32(acc, w, x),
-        |acc, out: *mut i32| _mm512_storeu_si512(out.cast(), acc)
+        |x: *const u8| _mm512_set1_epi32(four(x)),
+        |acc, x, w| _mm512_dpbusd_epi32(acc, w, x)
     );
 
-    const _: () = assert!(COLS == 16, "the finishing stores above write 16 columns");
-
-    tiles!(#[target_feature(enable = "avx2,fma")] pub(super) avx2, Madd256, [1 4, 2 4, 3 4, 4 2, 5 2, 6 2]);
-    tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")] pub(super) avx512, Madd512,
-        [1 2, 2 2, 3 2, 4 2, 5 2, 6 2, 7 2, 8 2, 9 2, 10 2, 11 2, 12 2]);
-    tiles!(#[target_feature(enable = "avxvnni,avx2")] pub(super) vnni256, Vnni256, [1 2, 2 2, 3 2, 4 2, 5 2, 6 2]);
+    tiles!(#[target_feature(enable = "avx2,fma")] pub(super) avx2, Bytes256, 2, [1 2 3 4 5]);
+    tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")] pub(super) avx512, Bytes512, 1,
+        [1 2 3 4 5 6 7 8 9 10 11 12]);
+    tiles!(#[target_feature(enable = "avxvnni,avx2")] pub(super) vnni256, Vnni256, 2, [1 2 3 4 5 6]);
     tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2")] pub(super) vnni512,
-        Vnni512, [1 1, 2 1, 3 1, 4 1, 5 1, 6 1, 7 1, 8 1, 9 1, 10 1, 11 1, 12 1]);
+        Vnni512, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 }
 
 #[cfg(test)]
@@ -377,38 +373,37 @@ mod tests {
                 let mut x = Vec::new();
                 for quad in 0..quads {
                     for i in 0..rows {
-                        for t in 4 * quad..4 * quad + 4 {
-                            x.extend_from_slice(&(q(i, t) as i16).to_le_bytes()[..micro.element]);
+                        let four = [0, 1, 2, 3].map(|t| q(i, 4 * quad + t) as i8);
+                        if micro.signs {
+                            x.extend_from_slice(&four.map(|v| v.unsigned_abs()));
+                            x.extend_from_slice(&four.map(|v| (v >> 7) as u8));
+                        } else {
+                            x.extend_from_slice(&four.map(|v| v as u8));
                         }
                     }
                 }
-                let (mut raw, mut out) = (vec![0i32; rows * RAW], vec![0i32; rows * COLS]);
+                let mut acc = vec![7i32; rows * COLS];
                 let first = Operands {
                     x: x.as_ptr(),
                     w: w.as_ptr(),
                     quads: split,
-                    raw: raw.as_mut_ptr(),
+                    acc: acc.as_mut_ptr(),
                     resume: false,
-                    out: std::ptr::null_mut(),
                 };
-                let (at, rest) = (x[split * rows * 4 * micro.element..].as_ptr(), quads - split);
-                let out_ptr = out.as_mut_ptr();
-                let w_rest = w[split * QUAD..].as_ptr();
-                // SAFETY: x has `rows` rows of `quads` fours, w as many, raw and out `rows` rows.
+                let (x, w_rest) = (x[split * rows * micro.unit()..].as_ptr(), w[split * QUAD..].as_ptr());
+                // SAFETY: x has `rows` rows of `quads` fours, w as many, acc `rows` rows.
                 unsafe {
                     micro.run(rows, &first);
-                    micro.run(
-                        rows,
-                        &Operands { x: at, w: w_rest, quads: rest, resume: true, out: out_ptr, ..first },
-                    );
+                    micro.run(rows, &Operands { x, w: w_rest, quads: quads - split, resume: true, ..first });
                 }
                 for i in 0..rows {
-                    let correction = -micro.offset * (0..4 * quads).map(|t| q(i, t)).sum::<i32>();
+                    let sum = (0..4 * quads).map(|t| q(i, t)).sum();
+                    let correction = micro.correction(sum, (0..4 * quads).map(|t| q(i, t).min(0)).sum());
                     for j in 0..COLS {
                         let weight = |t: usize| i32::from(w[t / 4 * QUAD + 4 * j + t % 4]);
                         let want: i32 = (0..4 * quads).map(|t| q(i, t) * weight(t)).sum();
                         assert_eq!(
-                            out[i * COLS + j].wrapping_add(correction),
+                            acc[i * COLS + j].wrapping_add(correction),
                             want,
                             "row {i} of {rows}, column {j}"
                         );
