@@ -32,7 +32,9 @@ const TINY: &[&str] = &[
 fn train(out: &Path, more: &[&str]) -> Command {
     let mut c = Command::new(env!("CARGO_BIN_EXE_xtask"));
     c.arg("train").arg("--out").arg(out);
-    TINY.iter().for_each(|s| drop(c.args(["--set", s])));
+    for s in TINY {
+        c.args(["--set", s]);
+    }
     c.args(more);
     c
 }
