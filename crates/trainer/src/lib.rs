@@ -19,6 +19,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod ppo;
 mod progress;
+mod report;
 pub mod reward;
 pub mod run;
 pub mod run_dir;

@@ -4,7 +4,7 @@ use crate::{
     config::Config,
     corpus::Corpus,
     error::{Error, Result},
-    policy, reward,
+    policy, report, reward,
     run::Run,
     summary, supervised,
 };
@@ -84,6 +84,7 @@ pub fn train(request: Request<'_>) -> Result<Done> {
         run_stage(&mut run, &stage, &corpus)?;
     }
     let summary = summary::write(&mut run)?;
+    report::write(&mut run, &summary)?;
     let table = summary::table(&run, &summary);
     Ok(Done { summary, table })
 }
