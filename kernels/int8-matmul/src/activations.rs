@@ -128,8 +128,10 @@ impl Activations {
             for (i, row) in rows.iter_mut().enumerate() {
                 let x = &x[(first + i) * k..][..k];
                 let (max, far) = absmax(x, limit);
-                let (sum, negative) =
-                    quantize(x, if max > 0.0 { 127.0 / max } else { 0.0 }, limit, &mut line);
+                // Infinite for a row of zeros, or of nothing that f32 could scale up: such a row is zeros.
+                let inverse = 127.0 / max;
+                let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+                let (sum, negative) = quantize(x, inverse, limit, &mut line);
                 *row = Row {
                     scale: max / 127.0,
                     correction: micro.correction(sum, negative),
@@ -186,20 +188,17 @@ fn words(k: usize, micro: &Micro) -> usize {
     (k.div_ceil(4) * micro.unit()).div_ceil(8)
 }
 
-cpu::simd_fn! {
-    /// Puts a row's elements, four by four, between those of the tile's other rows.
-    fn place(line: &[i8], i: usize, height: usize, signs: bool, tile: &mut [u64]) {
-        let quads = line.as_chunks::<4>().0;
-        if signs {
-            for (to, q) in tile[i..].iter_mut().step_by(height).zip(quads) {
-                let (size, sign) = (q.map(|v| v.unsigned_abs()), q.map(|v| (v >> 7) as u8));
-                *to = u64::from(u32::from_le_bytes(size)) | u64::from(u32::from_le_bytes(sign)) << 32;
-            }
-        } else {
-            let tile: &mut [u32] = bytemuck::cast_slice_mut(tile);
-            for (to, q) in tile[i..].iter_mut().step_by(height).zip(quads) {
-                *to = u32::from_ne_bytes(q.map(|v| v as u8));
-            }
-        }
+/// Puts a row's elements, four by four, between those of the tile's other rows.
+fn place(line: &[i8], i: usize, height: usize, signs: bool, tile: &mut [u64]) {
+    let quads = line.as_chunks::<4>().0.iter().map(|q| u32::from_ne_bytes(q.map(|v| v as u8)));
+    if !signs {
+        let tile: &mut [u32] = bytemuck::cast_slice_mut(tile);
+        return tile[i..].iter_mut().step_by(height).zip(quads).for_each(|(to, q)| *to = q);
+    }
+    for (to, q) in tile[i..].iter_mut().step_by(height).zip(quads) {
+        // Four bytes at once: no byte is -128, so none carries into its neighbour.
+        let negative = q >> 7 & 0x0101_0101;
+        let sign = negative * 0xff;
+        *to = u64::from((q ^ sign) + negative) | u64::from(sign) << 32;
     }
 }

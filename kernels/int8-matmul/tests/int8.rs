@@ -146,3 +146,39 @@ fn outliers_rescue_the_small_elements_of_a_row() {
     let (with, without) = (error(6.0), error(0.0));
     assert!(with < 0.02 && with * 4.0 < without, "with {with}, without {without}");
 }
+
+#[test]
+fn rows_that_cannot_be_scaled_and_values_that_are_not_numbers() {
+    let (m, n, k) = (4, 17, 9);
+    let w = weight(&values(n * k, 2, 1.0), n, k);
+    let mut x = vec![0.0f32; m * k];
+    x[k + 3] = 1e-42; // 127 / absmax overflows
+    x[2 * k + 5] = f32::NAN;
+    x[3 * k + 5] = f32::INFINITY;
+    for threshold in [0.0, 6.0] {
+        let y = forward(m, n, k, threshold, &x, &w, &vec![0.5; n], &vec![0.0; m * n]);
+        assert!(y[..2 * n].iter().all(|v| *v == 0.5), "a row of (nearly) zeros is the bias");
+        assert!(y[2 * n..3 * n].iter().all(|v| v.is_nan()), "NaN stays NaN");
+        assert!(y[3 * n..].iter().all(|v| !v.is_finite()), "infinity does not turn into a number");
+    }
+}
+
+#[test]
+fn blocks_of_inputs_and_rows_change_nothing() {
+    // More than one block of inputs (1024) and of rows, ragged edges, many outliers.
+    let (m, n, k) = (203, 37, 2051);
+    let (x, dense) = (values(m * k, 1, 6.1), values(n * k, 2, 1.0));
+    let w = weight(&dense, n, k);
+    let (bias, res) = (values(n, 3, 1.0), values(m * n, 4, 1.0));
+    let all = forward(m, n, k, 6.0, &x, &w, &bias, &res);
+    for i in [0, 100, 202] {
+        let row = &x[i * k..(i + 1) * k];
+        let alone = forward(1, n, k, 6.0, row, &w, &bias, &res[i * n..(i + 1) * n]);
+        assert_eq!(alone, all[i * n..(i + 1) * n]);
+        for j in 0..n {
+            let exact: f64 = (0..k).map(|t| f64::from(row[t]) * f64::from(dense[j * k + t])).sum();
+            let want = exact + f64::from(bias[j]) + f64::from(res[i * n + j]);
+            assert!((f64::from(all[i * n + j]) - want).abs() < 6.0, "row {i}, column {j}");
+        }
+    }
+}

@@ -96,3 +96,42 @@ fn a_wrong_argument_is_named() {
         shape.check(&MatmulArgs { a: a[..].into(), b: b[..].into(), c: c[..].as_mut().into() }).unwrap_err();
     assert_eq!(e.to_string(), "matmul: argument `a`: has 5 elements, expected at least 6");
 }
+
+#[test]
+fn long_sums_stay_close_to_f64() {
+    let (m, n, k) = (37, 61, 3001);
+    let (x, w, bias, res) = (values(m * k, 1), values(n * k, 2), vec![0.0; n], vec![0.0; m * n]);
+    let y = linear(m, n, k, &x, &w, &bias, &res);
+    let (mut error, mut size) = (0.0f64, 0.0f64);
+    for i in 0..m {
+        for j in 0..n {
+            let want: f64 = (0..k).map(|t| f64::from(x[i * k + t]) * f64::from(w[j * k + t])).sum();
+            error += (f64::from(y[i * n + j]) - want).powi(2);
+            size += want.powi(2);
+        }
+    }
+    assert!((error / size).sqrt() < 1e-5, "relative Frobenius error {}", (error / size).sqrt());
+}
+
+#[test]
+fn blocks_of_rows_and_of_the_inner_dimension_change_nothing() {
+    // More than one block of each, a ragged edge of each, both storage orders of A, on one and two threads.
+    let (m, n, k) = (401, 83, 1031);
+    let (a, b) = (values(m * k, 1), values(k * n, 2));
+    for ta in [false, true] {
+        let lda = if ta { m } else { k };
+        let shape = Matmul { m, n, k, ta, tb: false, lda, ldb: n, ldc: n, alpha: 2.0, accumulate: true };
+        let run = |threads| {
+            let mut c = vec![1.0f32; m * n];
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| shape.cpu(MatmulArgs { a: (&a).into(), b: (&b).into(), c: (&mut c).into() }));
+            c
+        };
+        let c = run(2);
+        assert_eq!(run(1), c);
+        for (i, j) in [(0, 0), (191, 15), (192, 16), (400, 82), (399, 80), (7, 64)] {
+            let at = |t: usize| if ta { a[t * lda + i] } else { a[i * lda + t] };
+            assert_eq!(c[i * n + j], 1.0 + 2.0 * chain(k, at, |t| b[t * n + j]), "({i}, {j})");
+        }
+    }
+}
