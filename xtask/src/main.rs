@@ -1,6 +1,7 @@
 //! The only task runner: `cargo xtask --help`.
 mod bench;
 mod data_sets;
+mod eval;
 mod test;
 mod tidy;
 mod train;
@@ -27,6 +28,8 @@ enum Command {
     Train(train::Args),
     /// Bring data sets and models: movie-reviews, plain-text, smollm2, gpt2-bpe.
     Data(data_sets::Args),
+    /// Perplexity of a model on plain text, f32 against int8.
+    Eval(eval::Args),
     /// Time this engine: the pipeline's workloads, or the kernels' criterion benches.
     Bench(bench::Args),
     /// Format, lints, house rules, all tests.
@@ -39,6 +42,7 @@ fn main() {
     let code = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Data(args) => data_sets::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Test(args) => test::run(args),
         Command::Tidy => tidy::run(),

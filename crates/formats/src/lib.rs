@@ -1,10 +1,12 @@
-//! Model files in and out: Hugging Face folders, safetensors, tokenizers.
+//! Model files in and out: Hugging Face folders, safetensors, GGUF, tokenizers.
 //!
 //! One canonical naming and layout for all architectures; the folders' own names and layouts are mapped here
 //! and nowhere else.
 mod atomic;
 mod config;
+mod dequantize;
 mod error;
+mod gguf;
 mod hf;
 mod layout;
 mod tensors;
@@ -13,6 +15,7 @@ mod tokenizer;
 pub use atomic::atomic_write;
 pub use config::{Act, Arch, ModelConfig, Norm};
 pub use error::Error;
+pub use gguf::Gguf;
 pub use hf::{Folder, save_folder};
 pub use tensors::{Tensor, TensorFile, load_tensors, save_tensors};
 pub use tokenizer::Tokenizer;

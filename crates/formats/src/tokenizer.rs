@@ -33,6 +33,12 @@ impl Tokenizer {
         Ok(Self::wrap(inner))
     }
 
+    /// A tokenizer from the contents of a tokenizer.json.
+    pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, String> {
+        let bytes = serde_json::to_vec(json).map_err(|e| e.to_string())?;
+        Ok(Self::wrap(tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?))
+    }
+
     fn wrap(inner: tokenizers::Tokenizer) -> Self {
         let names = [EOS, "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>"];
         let eos = names.iter().find_map(|n| inner.token_to_id(n));

@@ -2,20 +2,36 @@
 
 use crate::{error::Result, run::Run, text::Text};
 use device::Device;
-use formats::{Folder, Tokenizer};
-use model::{Model, Precision};
+use formats::{Folder, Gguf, ModelConfig, Tokenizer};
+use model::{Model, Precision, Source};
 use std::path::Path;
 
-/// Loads a model folder, tensor by tensor.
+/// Loads a model folder or .gguf file, tensor by tensor.
 ///
 /// # Errors
 /// Names the file and tensor.
 pub fn load(device: &Device, dir: &Path, precision: Precision) -> Result<(Model, Text)> {
+    if dir.extension().is_some_and(|e| e == "gguf") {
+        let file = Gguf::open(dir)?;
+        let tokenizer = file.tokenizer()?;
+        return from_file(device, file.config.clone(), tokenizer, precision, &mut |n, r, c| {
+            file.tensor(n, r, c)
+        });
+    }
     let folder = Folder::open(dir)?;
     let tokenizer = folder.tokenizer()?;
-    let config = folder.config.clone();
+    from_file(device, folder.config.clone(), tokenizer, precision, &mut |n, r, c| folder.tensor(n, r, c))
+}
+
+fn from_file(
+    device: &Device,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    precision: Precision,
+    source: Source<'_, formats::Error>,
+) -> Result<(Model, Text)> {
     let context = config.max_positions;
-    let model = Model::from_source(device, config, precision, &mut |n, r, c| folder.tensor(n, r, c))?;
+    let model = Model::from_source(device, config, precision, source)?;
     Ok((model, Text::new(tokenizer, context)))
 }
 

@@ -48,7 +48,7 @@ impl Run {
         }
         let writer = MetricsWriter::open(&dir.path("metrics.jsonl"))?;
         let checkpoint_every = Duration::from_secs_f64(config.run.checkpoint_seconds.max(0.0));
-        Ok(Run { config, dir, writer, device: Device::cpu(), quiet, checkpoint_every })
+        Ok(Run { config, dir, writer, device: crate::device(), quiet, checkpoint_every })
     }
 
     /// Says something on standard error, unless quiet.
