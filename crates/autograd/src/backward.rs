@@ -44,11 +44,14 @@ impl<'p> Tape<'p> {
         }
         for i in (0..self.nodes.len()).rev() {
             let op = std::mem::replace(&mut self.nodes[i].op, Op::Leaf);
+            // Nothing before this node reads its value, except that log-probabilities read their entropies.
+            let done = !matches!(op, Op::Entropy);
             let mut pass = Pass { tape: &self, grads: pending, out: grads };
             pass.node(Var(i), op);
             pending = pass.grads;
-            // Nothing before this node reads its value.
-            self.nodes[i].value = None;
+            if done {
+                self.nodes[i].value = None;
+            }
         }
         pending
     }

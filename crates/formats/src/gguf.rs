@@ -216,7 +216,7 @@ impl Gguf {
             format!("tensor `{name}` has type {}; supported: {}", info.kind, dequantize::NAMES)
         })?;
         let n = rows * cols;
-        if cols % kind.block != 0 {
+        if !cols.is_multiple_of(kind.block) {
             return Err(format!("tensor `{name}`: rows of {cols} are not whole blocks of {}", kind.block));
         }
         let bytes = n / kind.block * kind.bytes;

@@ -334,7 +334,7 @@ impl Ppo {
             policy_kl: p[3].into(),
             clip_fraction: p[1].into(),
             value_clip_fraction: v[1].into(),
-            value_error: v[3].into(),
+            value_error: v[2].into(),
             entropy: rl::mean(&entropies),
             ratio: p[4].into(),
             skipped,
