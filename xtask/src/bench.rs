@@ -55,6 +55,6 @@ fn pipeline(args: &Args) -> trainer::error::Result<serde_json::Value> {
             results[name] = trainer::bench::ppo_times(&config, precision, args.runs)?;
         }
     }
-    let threads = rayon::current_num_threads();
+    let threads = cpu::threads();
     Ok(json!({ "script": "bench pipeline", "threads": threads, "results": results }))
 }

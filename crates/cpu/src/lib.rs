@@ -9,8 +9,10 @@ mod math;
 mod par;
 mod shared;
 mod simd;
+mod team;
 
 pub use math::{dot, erf, exp, ln, max, sigmoid, sum, tanh};
-pub use par::{par_for, par_rows, threads};
+pub use par::{par_for, par_rows};
 pub use shared::Shared;
 pub use simd::{Isa, isa};
+pub use team::{set_threads, threads, with_threads};

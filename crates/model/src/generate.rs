@@ -13,8 +13,7 @@ use crate::{Batch, Head, Model, Pass};
 use autograd::{Cached, Linear, Tape};
 use device::{Buffer, Device};
 use embedding::{Sample, SampleArgs};
-use rayon::prelude::*;
-use std::rc::Rc;
+use std::{rc::Rc, sync::Mutex};
 
 /// How tokens are drawn.
 #[derive(Debug, Clone)]
@@ -124,17 +123,18 @@ impl Model {
                 Request { index, stream: *stream, prompt }
             })
             .collect();
-        let groups =
-            if self.weight_bytes() <= CACHE_RESIDENT_BYTES { rayon::current_num_threads() } else { 1 };
+        let groups = if self.weight_bytes() <= CACHE_RESIDENT_BYTES { cpu::threads() } else { 1 };
         let size = requests.len().div_ceil(groups).max(1);
         let run = |group: &[Request<'_>]| self.generate_group(group, sampling, pass, value_head, progress);
-        let done: Vec<_> = if groups == 1 {
-            requests.chunks(size).map(run).collect()
-        } else {
-            requests.par_chunks(size).map(run).collect()
-        };
+        let groups: Vec<_> = requests.chunks(size).collect();
+        let done = Mutex::new(Vec::new());
+        cpu::par_for(groups.len(), usize::MAX, |g| {
+            let answers = run(groups[g]);
+            done.lock().unwrap_or_else(|e| e.into_inner()).extend(answers);
+        });
+        let done = done.into_inner().unwrap_or_else(|e| e.into_inner());
         let mut out = vec![Completion::default(); prompts.len()];
-        for (index, completion) in done.into_iter().flatten() {
+        for (index, completion) in done {
             out[index] = completion;
         }
         out

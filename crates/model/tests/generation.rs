@@ -89,9 +89,8 @@ fn an_answer_does_not_depend_on_its_company_or_the_threads() {
     let prompts = prompts();
     let streams: Vec<u32> = (0..prompts.len() as u32).collect();
     let all = m.generate(&prompts, &streams, &sampling, Pass::default(), None, &|_| {});
-    let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let again =
-        one_thread.install(|| m.generate(&prompts, &streams, &sampling, Pass::default(), None, &|_| {}));
+        cpu::with_threads(1, || m.generate(&prompts, &streams, &sampling, Pass::default(), None, &|_| {}));
     assert_eq!(again, all);
     for i in [0, 9, 22] {
         let alone = m.generate(&prompts[i..=i], &streams[i..=i], &sampling, Pass::default(), None, &|_| {});

@@ -62,8 +62,7 @@ pub fn train(request: Request<'_>) -> Result<Done> {
         return Err(Error::config("--stage", format!("\"{stage}\" is none of {}", STAGE_NAMES.join(", "))));
     }
     let threads = request.config.run.threads;
-    // A second call in one process keeps the first pool; results do not depend on it.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    cpu::set_threads(threads);
     let mut run = Run::open(request.config, request.out, request.resume, request.quiet)?;
     let c = &run.config;
     let corpus = Corpus::load(&c.data, c.run.seed, c.eval.prompts)?;

@@ -187,9 +187,8 @@ fn threads_and_neighbours_do_not_change_a_sequence() {
     let s = Shape { heads: 4, kv: 4, d: 32 };
     let starts = starts_of(&[50, 64, 3, 90]);
     let qkv = values(207 * s.width(), 9);
-    let pool = |t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap();
-    let all = pool(2).install(|| forward(s, &qkv, &starts));
-    assert_eq!(pool(1).install(|| forward(s, &qkv, &starts)), all);
+    let all = cpu::with_threads(2, || forward(s, &qkv, &starts));
+    assert_eq!(cpu::with_threads(1, || forward(s, &qkv, &starts)), all);
     let alone = forward(s, &qkv[50 * s.width()..114 * s.width()], &[0, 64]);
     assert_eq!(alone.0, all.0[50 * 128..114 * 128]);
 }

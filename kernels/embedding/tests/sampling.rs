@@ -197,10 +197,7 @@ fn draws_do_not_depend_on_threads_and_a_nan_shows_in_the_log_probability() {
     logits[vocab + 3] = f32::NAN;
     let stream: Vec<u32> = (0..rows as u32).collect();
     let shape = Sample { top_k: 500, top_p: 0.9, ..sample(rows, vocab) };
-    let with = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| draw(shape, &logits, &stream, &stream))
-    };
+    let with = |threads: usize| cpu::with_threads(threads, || draw(shape, &logits, &stream, &stream));
     let (one, three) = (with(1), with(3));
     assert_eq!(one.0, three.0);
     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();

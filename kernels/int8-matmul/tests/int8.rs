@@ -116,10 +116,7 @@ fn a_row_keeps_its_bits_in_any_batch_and_on_any_threads() {
     x[5 * k + 17] = 9.0;
     let (bias, res) = (values(n, 3, 1.0), values(m * n, 4, 1.0));
     let w = weight(&values(n * k, 2, 1.0), n, k);
-    let run = |t: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap();
-        pool.install(|| forward(m, n, k, 6.0, &x, &w, &bias, &res))
-    };
+    let run = |t: usize| cpu::with_threads(t, || forward(m, n, k, 6.0, &x, &w, &bias, &res));
     let all = run(2);
     assert_eq!(run(1), all);
     for i in [0, 5, 129] {

@@ -109,10 +109,6 @@ impl Case {
     }
 }
 
-fn pool(threads: usize) -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
-}
-
 fn relative_error(got: &[f32], want: &[f64]) -> f64 {
     let square = |v: f64| v * v;
     let error: f64 = got.iter().zip(want).map(|(g, w)| square(f64::from(*g) - w)).sum();
@@ -140,8 +136,8 @@ fn several_blocks_agree_with_the_definition() {
 #[test]
 fn bits_depend_on_neither_threads_nor_batch_nor_what_else_is_asked_for() {
     let case = Case::new(450, 5, 1111);
-    let whole = pool(1).install(|| case.forward(0, case.rows, true, true));
-    assert_eq!(whole, pool(3).install(|| case.forward(0, case.rows, true, true)));
+    let whole = cpu::with_threads(1, || case.forward(0, case.rows, true, true));
+    assert_eq!(whole, cpu::with_threads(3, || case.forward(0, case.rows, true, true)));
     let plain = case.forward(0, case.rows, false, false);
     assert_eq!((&plain.logprob, &plain.lse), (&whole.logprob, &whole.lse));
     for (first, rows) in [(0, 1), (7, 1), (383, 3), (449, 1), (100, 200)] {
@@ -153,8 +149,8 @@ fn bits_depend_on_neither_threads_nor_batch_nor_what_else_is_asked_for() {
     for (row, lse) in whole.logits.chunks(case.vocab).zip(&whole.lse) {
         assert_eq!(log_sum_exp(row, 1.25), *lse);
     }
-    let grads = pool(1).install(|| case.backward(&whole));
-    assert_eq!(grads, pool(3).install(|| case.backward(&whole)));
+    let grads = cpu::with_threads(1, || case.backward(&whole));
+    assert_eq!(grads, cpu::with_threads(3, || case.backward(&whole)));
     // Kept logits are those that would be computed again.
     assert_eq!(grads, case.backward(&Forward { logits: Vec::new(), ..whole }));
 }

@@ -69,9 +69,8 @@ proptest! {
 fn threads_and_neighbours_do_not_change_a_row() {
     let (m, n, k) = (200, 300, 257);
     let (x, w, bias, res) = (values(m * k, 1), values(n * k, 2), values(n, 3), values(m * n, 4));
-    let pool = |t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap();
-    let one = pool(1).install(|| linear(m, n, k, &x, &w, &bias, &res));
-    let two = pool(2).install(|| linear(m, n, k, &x, &w, &bias, &res));
+    let one = cpu::with_threads(1, || linear(m, n, k, &x, &w, &bias, &res));
+    let two = cpu::with_threads(2, || linear(m, n, k, &x, &w, &bias, &res));
     assert_eq!(one, two);
     let row = linear(1, n, k, &x[7 * k..8 * k], &w, &bias, &res[7 * n..8 * n]);
     assert_eq!(row, one[7 * n..8 * n]);
@@ -123,8 +122,9 @@ fn blocks_of_rows_and_of_the_inner_dimension_change_nothing() {
         let shape = Matmul { m, n, k, ta, tb: false, lda, ldb: n, ldc: n, alpha: 2.0, accumulate: true };
         let run = |threads| {
             let mut c = vec![1.0f32; m * n];
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| shape.cpu(MatmulArgs { a: (&a).into(), b: (&b).into(), c: (&mut c).into() }));
+            cpu::with_threads(threads, || {
+                shape.cpu(MatmulArgs { a: (&a).into(), b: (&b).into(), c: (&mut c).into() })
+            });
             c
         };
         let c = run(2);

@@ -126,9 +126,8 @@ fn weight_gradients_do_not_depend_on_the_threads() {
     let (x, w, dy) = (values(rows * cols, 1), values(cols, 2), values(rows * cols, 3));
     let (mean, rstd) = (values(rows, 4), values(rows, 5));
     let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; cols], vec![0.0; cols]);
-        pool.install(|| {
+        cpu::with_threads(threads, || {
             NormBackward { rows, cols, kind: Norm::Layer, accumulate: false }.cpu(NormBackwardArgs {
                 x: (&x).into(),
                 weight: (&w).into(),

@@ -64,7 +64,6 @@ fn bits_do_not_depend_on_threads() {
     let len = 100_003;
     let g: Vec<f32> = (0..len).map(|i| ((i * 31) % 997) as f32 * 1e-3 - 0.4).collect();
     let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (mut p, mut m, mut v, mut norm) = (g.clone(), vec![0.1f32; len], vec![0.2f32; len], [0.0f64]);
         let k = AdamW {
             len,
@@ -76,7 +75,7 @@ fn bits_do_not_depend_on_threads() {
             step: 3,
             grad_scale: 0.5,
         };
-        pool.install(|| {
+        cpu::with_threads(threads, || {
             k.cpu(AdamWArgs {
                 param: (&mut p).into(),
                 grad: (&g).into(),
