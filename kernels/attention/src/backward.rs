@@ -3,13 +3,17 @@
 //!
 //! For query i and key j: p = exp(s - lse_i), dv_j += p do_i, dp = do_i . v_j, ds = p (dp - do_i . o_i),
 //! dq_i += ds k_j, dk_j += ds q_i, times the scale. One task owns a sequence's key/value head, so dk and dv
-//! are added in ascending query order without atomics.
+//! are added in ascending query order without atomics, a block of queries at a time: its p and ds stay in
+//! scratch, and a few rows of dk and dv stay in registers while the block's queries pass by.
 
 use crate::{
     forward::{Columns, check_shape, task_work},
-    inner::{LANES, blocks_len, products, put, weighted_rows, with_scratch},
+    inner::{LANES, blocks_len, products, put_all, transposed_rows, weighted_rows, with_scratch},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+
+/// Queries per block.
+const QUERIES: usize = 16;
 
 /// Gradient of [`crate::AttentionForward`].
 #[derive(Debug, Clone, Copy)]
@@ -46,17 +50,6 @@ cpu::simd_fn! {
         for (s, dp) in scores.iter_mut().zip(dp) {
             *s = cpu::exp(s.mul_add(scale, -lse));
             *dp = *s * (*dp - delta) * scale;
-        }
-    }
-}
-
-cpu::simd_fn! {
-    /// rows[j] += f[j] * x for all j.
-    fn outer_add(f: &[f32], x: &[f32], rows: &mut [f32]) {
-        for (f, row) in f.iter().zip(rows.chunks_exact_mut(x.len())) {
-            for (r, x) in row.iter_mut().zip(x) {
-                *r = f.mul_add(*x, *r);
-            }
         }
     }
 }
@@ -104,37 +97,47 @@ impl Kernel for AttentionBackward {
             let (s, kv) = (task / kv_heads, task % kv_heads);
             let (first, n) = (starts[s] as usize, (starts[s + 1] - starts[s]) as usize);
             let (blocks, line) = (blocks_len(n, d), n.next_multiple_of(LANES));
-            with_scratch(2 * blocks + 2 * line + 2 * n * d, |scratch| {
+            with_scratch(2 * blocks + 2 * QUERIES * line + 2 * n * d, |scratch| {
                 let (keys, rest) = scratch.split_at_mut(blocks);
                 let (values, rest) = rest.split_at_mut(blocks);
-                let (p, rest) = rest.split_at_mut(line);
-                let (ds, rest) = rest.split_at_mut(line);
+                let (p, rest) = rest.split_at_mut(QUERIES * line);
+                let (ds, rest) = rest.split_at_mut(QUERIES * line);
                 let (dk, dv) = rest.split_at_mut(n * d);
                 dk.fill(0.0);
                 dv.fill(0.0);
-                for j in 0..n {
-                    let row = &qkv[(first + j) * width..];
-                    put(keys, j, &row[c.k(kv)..][..d]);
-                    put(values, j, &row[c.v(kv)..][..d]);
+                if n > 0 {
+                    put_all(keys, n, &qkv[first * width + c.k(kv)..], width, d);
+                    put_all(values, n, &qkv[first * width + c.v(kv)..], width, d);
                 }
                 for head in c.group(kv) {
-                    for i in 0..n {
-                        let row = first + i;
-                        let q = &qkv[row * width + c.q(head)..][..d];
-                        let at = (row * heads + head) * d..(row * heads + head + 1) * d;
-                        let (o, do_) = (&out[at.clone()], &dout[at]);
-                        let lanes = (i + 1).next_multiple_of(LANES);
-                        products(q, keys, &mut p[..lanes]);
-                        products(do_, values, &mut ds[..lanes]);
-                        let delta = inner_product(do_, o);
-                        let (p, ds) = (&mut p[..i + 1], &mut ds[..i + 1]);
-                        differentiate(p, ds, c.scale(), lse[row * heads + head], delta);
-                        // SAFETY: this task alone writes its group's query columns of its sequence's rows.
-                        let dq = unsafe { dqkv.slice(row * width + c.q(head), d) };
-                        dq.fill(0.0);
-                        weighted_rows(ds, &qkv[first * width + c.k(kv)..], width, dq);
-                        outer_add(ds, q, dk);
-                        outer_add(p, do_, dv);
+                    for i0 in (0..n).step_by(QUERIES) {
+                        let count = QUERIES.min(n - i0);
+                        for i in i0..i0 + count {
+                            let row = first + i;
+                            let q = &qkv[row * width + c.q(head)..][..d];
+                            let at = (row * heads + head) * d..(row * heads + head + 1) * d;
+                            let (o, do_) = (&out[at.clone()], &dout[at]);
+                            let lanes = (i + 1).next_multiple_of(LANES);
+                            let p = &mut p[(i - i0) * line..][..line];
+                            let ds = &mut ds[(i - i0) * line..][..line];
+                            products(q, keys, &mut p[..lanes]);
+                            products(do_, values, &mut ds[..lanes]);
+                            let delta = inner_product(do_, o);
+                            let lse = lse[row * heads + head];
+                            differentiate(&mut p[..i + 1], &mut ds[..i + 1], c.scale(), lse, delta);
+                            // Later keys are hidden from this query.
+                            p[i + 1..].fill(0.0);
+                            ds[i + 1..].fill(0.0);
+                            // SAFETY: this task alone writes its group's query columns of its sequence's rows.
+                            let dq = unsafe { dqkv.slice(row * width + c.q(head), d) };
+                            dq.fill(0.0);
+                            weighted_rows(&ds[..i + 1], &qkv[first * width + c.k(kv)..], width, dq);
+                        }
+                        let q = &qkv[(first + i0) * width + c.q(head)..];
+                        let do_ = &dout[((first + i0) * heads + head) * d..];
+                        let seen = (i0 + count) * d;
+                        transposed_rows(ds, line, count, q, width, &mut dk[..seen], d);
+                        transposed_rows(p, line, count, do_, heads * d, &mut dv[..seen], d);
                     }
                 }
                 for j in 0..n {

@@ -1,6 +1,6 @@
 //! Causal attention over a ragged batch; one task per sequence and key/value head.
 
-use crate::inner::{LANES, attend, blocks_len, put, with_scratch};
+use crate::inner::{LANES, attend, blocks_len, put_all, with_scratch};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
 /// out = softmax(q k^T / sqrt(head_dim), causal) v for every sequence and head.
@@ -123,8 +123,8 @@ impl Kernel for AttentionForward {
             let (first, n) = (starts[s] as usize, (starts[s + 1] - starts[s]) as usize);
             with_scratch(blocks_len(n, d) + n.next_multiple_of(LANES), |scratch| {
                 let (keys, scores) = scratch.split_at_mut(blocks_len(n, d));
-                for j in 0..n {
-                    put(keys, j, &qkv[(first + j) * width + c.k(kv)..][..d]);
+                if n > 0 {
+                    put_all(keys, n, &qkv[first * width + c.k(kv)..], width, d);
                 }
                 for head in c.group(kv) {
                     for i in 0..n {
