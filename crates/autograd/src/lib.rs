@@ -11,6 +11,7 @@ mod finite;
 mod forward;
 mod params;
 mod tape;
+mod token_loss;
 
 pub use finite::NonFinite;
 pub use forward::{AttentionShape, Cached, Linear, LoraSegment, Rows};

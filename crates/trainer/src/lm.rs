@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Result};
 use autograd::{Grads, Tape, Var};
+use device::Buffer;
 use model::{Batch, Model, Pass};
 use std::rc::Rc;
 
-/// Logits are kept for the backward pass up to this many bytes, else computed again.
+/// Most bytes of logits at a time when their gradient is needed too.
 pub const KEEP_LOGITS: usize = 64 << 20;
 
 /// A token sequence and the first token that the loss counts.
@@ -47,13 +48,13 @@ pub(crate) fn predictions(batch: &Batch, examples: &[&Example]) -> (Vec<u32>, Ve
     (rows, targets)
 }
 
-/// Log-probabilities of the examples' counted tokens, on the tape.
-pub(crate) fn log_probs<'p>(
+/// Final hidden states of the rows that predict the examples' counted tokens, and those tokens.
+fn predicting_rows<'p>(
     tape: &mut Tape<'p>,
     model: &'p Model,
     examples: &[&Example],
     pass: Pass,
-) -> (Var, usize) {
+) -> (Var, Buffer<u32>) {
     let device = model.device().clone();
     let sequences: Vec<&[u32]> = examples.iter().map(|e| e.tokens.as_slice()).collect();
     let batch = Batch::new(&device, &sequences);
@@ -61,9 +62,7 @@ pub(crate) fn log_probs<'p>(
     let hidden = model.hidden(tape, &batch, pass);
     let picked = tape.gather(hidden, &Rc::new(device.upload(&rows)));
     tape.release(hidden);
-    let targets_buffer = Rc::new(device.upload(&targets));
-    let (lp, _) = tape.log_prob(picked, model.head(), &targets_buffer, 1.0, false, KEEP_LOGITS);
-    (lp, targets.len())
+    (picked, device.upload(&targets))
 }
 
 /// Summed negative log-likelihood of the counted tokens and their number. With `grads`, also adds the
@@ -78,17 +77,27 @@ pub fn loss(
     grads: Option<(&mut Grads, f32)>,
 ) -> Result<(f64, usize)> {
     let mut tape = if grads.is_some() { Tape::new(&model.params) } else { Tape::inference(&model.params) };
-    let (lp, n) = log_probs(&mut tape, model, examples, pass);
-    let nll = -tape.value(lp).to_vec().iter().map(|v| f64::from(*v)).sum::<f64>();
+    let (picked, targets) = predicting_rows(&mut tape, model, examples, pass);
+    let n = targets.len();
+    let logprobs = match grads {
+        Some((grads, scale)) => {
+            let (lp, dx) = tape.token_loss(picked, model.head(), &targets, -scale, KEEP_LOGITS, grads);
+            if lp.iter().all(|v| v.is_finite()) {
+                tape.backward(vec![(picked, dx)], grads);
+            }
+            lp
+        }
+        None => {
+            let (lp, _) = tape.log_prob(picked, model.head(), &Rc::new(targets), 1.0, false, 0);
+            tape.value(lp).to_vec()
+        }
+    };
+    let nll = -logprobs.iter().map(|v| f64::from(*v)).sum::<f64>();
     if !nll.is_finite() {
         return Err(Error::NotFinite {
             what: "the loss".into(),
             whence: first_non_finite(model, examples, pass),
         });
-    }
-    if let Some((grads, scale)) = grads {
-        let d = model.device().upload(&vec![-scale; n]);
-        tape.backward(vec![(lp, d)], grads);
     }
     Ok((nll, n))
 }
@@ -97,7 +106,8 @@ pub fn loss(
 fn first_non_finite(model: &Model, examples: &[&Example], pass: Pass) -> String {
     let mut tape = Tape::inference(&model.params);
     tape.trace_non_finite();
-    log_probs(&mut tape, model, examples, pass);
+    let (picked, targets) = predicting_rows(&mut tape, model, examples, pass);
+    tape.log_prob(picked, model.head(), &Rc::new(targets), 1.0, false, 0);
     match tape.first_non_finite() {
         Some(at) => at.to_string(),
         None => "no single tensor (the sum overflowed)".into(),
