@@ -32,7 +32,7 @@ pub fn run(args: Args) -> i32 {
         }
     }
     for source in sources {
-        let mut show = |event: Event<'_>| eprintln!("{:>14}  {event:?}", source.name());
+        let mut show = |event: Event<'_>| eprintln!("{:>14}  {event}", source.name());
         match download::fetch(source, &args.dir, &mut show) {
             Ok(paths) => paths.iter().for_each(|p| println!("{}", p.display())),
             Err(e) => return fail(e),

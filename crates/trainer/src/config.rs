@@ -398,7 +398,9 @@ impl Config {
 
     /// The settings as a TOML file.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("the settings are TOML")
+        let mut value = toml::Value::try_from(self).expect("the settings are TOML");
+        shorten(&mut value);
+        toml::to_string(&value).expect("the settings are TOML")
     }
 
     /// Sets one field, `section.field=value`, the value in TOML (bare words are strings).
@@ -462,6 +464,17 @@ impl Config {
             ));
         }
         Ok(())
+    }
+}
+
+/// Writes numbers that are f32 with the digits an f32 needs: 0.003 rather than 0.003000000026077032.
+fn shorten(value: &mut toml::Value) {
+    match value {
+        toml::Value::Float(v) if f64::from(*v as f32) == *v => {
+            *v = (*v as f32).to_string().parse().expect("digits of a number");
+        }
+        toml::Value::Table(t) => t.iter_mut().for_each(|(_, v)| shorten(v)),
+        _ => {}
     }
 }
 

@@ -126,6 +126,18 @@ pub enum Event<'a> {
     Done(&'a Path, u64),
 }
 
+impl std::fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Event::Present(path) => write!(f, "already there: {}", path.display()),
+            Event::Replacing(path) => write!(f, "replacing {}: not what it should be", path.display()),
+            Event::Fetching(command) => write!(f, "running {command}"),
+            Event::Extracting(path) => write!(f, "taking {} out of the archive", path.display()),
+            Event::Done(path, bytes) => write!(f, "{}: {bytes} bytes, checked", path.display()),
+        }
+    }
+}
+
 /// Is told how a download goes.
 pub trait Progress {
     /// Something begins or has ended.
