@@ -56,17 +56,22 @@ impl ScoreShaper {
             }
         }
         self.moments.update(&shaped);
+        self.scale_and_clip(&mut shaped);
+        Ok(shaped)
+    }
+
+    /// Scales and clips as [`ScoreShaper::shape`] did last, in place; nothing is remembered.
+    pub fn scale_and_clip(&self, scores: &mut [f32]) {
         if self.use_score_scaling {
             let shift = if self.use_score_norm { self.moments.mean } else { 0.0 };
             let scale = self.scale();
-            for s in &mut shaped {
+            for s in &mut *scores {
                 *s = ((f64::from(*s) - shift) / scale) as f32;
             }
         }
         if let Some(clip) = self.score_clip {
-            shaped.iter_mut().for_each(|s| *s = s.clamp(-clip, clip));
+            scores.iter_mut().for_each(|s| *s = s.clamp(-clip, clip));
         }
-        Ok(shaped)
     }
 
     fn scale(&self) -> f64 {
@@ -83,6 +88,34 @@ pub struct TokenRewards {
     pub rewards: Vec<f32>,
     /// `-kl_coef * kl` alone.
     pub non_score: Vec<f32>,
+}
+
+impl TokenRewards {
+    /// Pays each response's score as it is earned: the token that takes a prefix's potential from P to P' gets
+    /// P' - P (potential-based shaping: Ng, Harada and Russell, 1999, which leaves the best policy the
+    /// best). `potentials` has one value more than tokens per response, that of the prompt alone first; in
+    /// the last one's place the score is used. A response's rewards then sum to its score minus its prompt's
+    /// potential, which no token can change.
+    ///
+    /// # Errors
+    /// [`crate::Error::Length`], [`crate::Error::NonFinite`] and those of [`check_starts`].
+    pub fn spread(&mut self, scores: &[f32], potentials: &[f32], starts: &[usize]) -> Result<()> {
+        check_starts(starts, self.rewards.len())?;
+        let responses = starts.len() - 1;
+        check_len("scores", scores.len(), responses, "one per response")?;
+        check_len("potentials", potentials.len(), self.rewards.len() + responses, "one per prefix")?;
+        check_finite("potentials", potentials)?;
+        for (i, w) in starts.windows(2).enumerate() {
+            let prefix = &potentials[w[0] + i..=w[1] + i];
+            for (k, t) in (w[0]..w[1]).enumerate() {
+                let last = t + 1 == w[1];
+                let paid = if last { scores[i] } else { 0.0 };
+                let next = if last { scores[i] } else { prefix[k + 1] };
+                self.rewards[t] += next - prefix[k] - paid;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Charges the KL at every token and pays the score at the last.

@@ -316,3 +316,14 @@ fn statistics_without_a_value_head_have_no_value_metrics() {
     assert!(PpoStats::new(&Rollout { values: Some(&[1.0]), ..rollout(None) }).is_err());
     assert!(PpoStats::new(&Rollout { starts: &[0, 3, 3], ..rollout(None) }).is_err());
 }
+
+#[test]
+fn spread_rewards_pay_each_token_its_change_of_potential() {
+    let starts = [0, 3, 4];
+    let mut out = token_rewards(&[0.0; 4], 0.5, &[2.0, -1.0], &starts).unwrap();
+    // The last potentials (9.0, 7.0) are replaced by the scores, which may carry a penalty.
+    out.spread(&[2.0, -1.0], &[0.5, 1.0, -1.0, 9.0, 0.25, 7.0], &starts).unwrap();
+    assert_eq!(out.rewards, [0.5, -2.0, 3.0, -1.25]);
+    assert!(out.spread(&[2.0, -1.0], &[0.5; 5], &starts).is_err());
+    assert!(out.spread(&[2.0, -1.0], &[f32::NAN; 6], &starts).is_err());
+}

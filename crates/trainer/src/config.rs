@@ -252,6 +252,9 @@ pub struct RolloutSection {
     pub iterations: usize,
     /// Compute blocks again in the backward pass instead of keeping their activations.
     pub gradient_checkpointing: bool,
+    /// Pay an answer's score token by token as the reward model sees it earned (potential-based shaping), instead
+    /// of all of it at the last token. The same best policy, found with far fewer answers.
+    pub dense_rewards: bool,
     /// Stop when an alarm rings (KL running away, entropy collapse, repetition).
     pub alarms: bool,
     /// When the alarms ring.
@@ -261,7 +264,8 @@ pub struct RolloutSection {
 impl Default for RolloutSection {
     fn default() -> Self {
         let thresholds = rl::AlarmThresholds::default();
-        RolloutSection { iterations: 60, gradient_checkpointing: false, alarms: true, thresholds }
+        let (gradient_checkpointing, dense_rewards, alarms) = (false, true, true);
+        RolloutSection { iterations: 60, gradient_checkpointing, dense_rewards, alarms, thresholds }
     }
 }
 

@@ -51,6 +51,7 @@ fn open(run: &Run, corpus: &Corpus) -> Result<Stage> {
     let settings = rl::PpoConfig { seed: c.run.seed ^ c.ppo.seed, ..c.ppo.clone() };
     let mut ppo = Ppo::new(model, settings)?;
     ppo.checkpointing = c.rollout.gradient_checkpointing;
+    ppo.dense_rewards = c.rollout.dense_rewards;
     let prompts = text.prompts(&corpus.prompts, c.ppo.response_length)?;
     let held = &corpus.prompts_held_out[..corpus.prompts_held_out.len().min(c.eval.prompts)];
     let held_out = text.prompts(held, c.ppo.response_length)?;

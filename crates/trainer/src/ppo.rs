@@ -25,6 +25,15 @@ pub trait Reward {
     /// # Errors
     /// When a score cannot be computed.
     fn score(&self, prompts: &[Vec<u32>], completions: &[Completion]) -> Result<Vec<f32>>;
+
+    /// Scores of every prefix of every answer, that of the prompt alone first: `answer length + 1` numbers each,
+    /// the last one the score. None when this reward judges whole answers only.
+    ///
+    /// # Errors
+    /// As [`Reward::score`].
+    fn prefix_scores(&self, _: &[Vec<u32>], _: &[Completion]) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
 }
 
 /// Policy, value head, optimiser and controllers.
@@ -41,6 +50,8 @@ pub struct Ppo {
     pub state: PpoState,
     /// Compute blocks again in the backward pass instead of keeping their activations.
     pub checkpointing: bool,
+    /// Pay scores as they are earned, where the reward can tell ([`rl::TokenRewards::spread`]).
+    pub dense_rewards: bool,
     grads: Grads,
 }
 
@@ -127,7 +138,8 @@ impl Ppo {
         };
         let optimizer = Optimizer::new(&model.params, adam);
         let state = PpoState { kl: KlController::new(&config), shaper: ScoreShaper::new(&config) };
-        Ok(Ppo { model, value_head, config, optimizer, state, checkpointing: false, grads: Grads::new() })
+        let (checkpointing, dense_rewards, grads) = (false, false, Grads::new());
+        Ok(Ppo { model, value_head, config, optimizer, state, checkpointing, dense_rewards, grads })
     }
 
     /// One iteration: generate answers to `prompts` (each used `num_generations` times), score them, take the
@@ -151,13 +163,20 @@ impl Ppo {
         let rollouts = Rollouts::new(&prompts, &completions);
         let t1 = Instant::now();
         let kl = self.kl(&rollouts)?;
-        let raw_scores = reward.score(&prompts, &completions)?;
+        let prefixes = match self.dense_rewards {
+            true => reward.prefix_scores(&prompts, &completions)?,
+            false => None,
+        };
+        let raw_scores = match &prefixes {
+            Some(p) => (1..rollouts.starts.len()).map(|i| p[rollouts.starts[i] + i - 1]).collect(),
+            None => reward.score(&prompts, &completions)?,
+        };
         if let Some(i) = raw_scores.iter().position(|s| !s.is_finite()) {
             let whence = format!("answer {i} of iteration {iteration} scored {}", raw_scores[i]);
             return Err(Error::NotFinite { what: "the reward".into(), whence });
         }
         let t2 = Instant::now();
-        let mut result = self.update(iteration, &rollouts, &kl, &raw_scores)?;
+        let mut result = self.update(iteration, &rollouts, &kl, &raw_scores, prefixes)?;
         let t3 = Instant::now();
         result.seconds = [(t1 - t0).as_secs_f64(), (t2 - t1).as_secs_f64(), (t3 - t2).as_secs_f64()];
         result.tokens = rollouts.logprobs.len();
@@ -212,10 +231,21 @@ impl Ppo {
         kl.to_vec()
     }
 
-    fn update(&mut self, iteration: u64, r: &Rollouts, kl: &[f32], raw_scores: &[f32]) -> Result<Iteration> {
+    fn update(
+        &mut self,
+        iteration: u64,
+        r: &Rollouts,
+        kl: &[f32],
+        raw_scores: &[f32],
+        prefixes: Option<Vec<f32>>,
+    ) -> Result<Iteration> {
         let scores = self.state.shaper.shape(raw_scores, &r.has_eos).map_err(maths)?;
         let kl_coef = self.state.kl.coef();
-        let rewards = rl::token_rewards(kl, kl_coef, &scores, &r.starts).map_err(maths)?;
+        let mut rewards = rl::token_rewards(kl, kl_coef, &scores, &r.starts).map_err(maths)?;
+        if let Some(mut prefixes) = prefixes {
+            self.state.shaper.scale_and_clip(&mut prefixes);
+            rewards.spread(&scores, &prefixes, &r.starts).map_err(maths)?;
+        }
         let adv =
             rl::advantages(&self.config, &rewards.rewards, Some(&r.values), &r.starts).map_err(maths)?;
         let mut stats = PpoStats::new(&rl::Rollout {

@@ -53,8 +53,13 @@ impl RewardModel {
 
     /// One number per token sequence: the score, or the positive class's log-odds.
     pub fn scores(&self, sequences: &[Vec<u32>]) -> Vec<f32> {
+        self.scores_from(sequences, &last_tokens(sequences))
+    }
+
+    /// The same of every prefix of sequence i that ends at token `from[i]` or later.
+    pub fn scores_from(&self, sequences: &[Vec<u32>], from: &[usize]) -> Vec<f32> {
         let mut out = Vec::with_capacity(sequences.len());
-        let mut rest = sequences;
+        let (mut rest, mut from) = (sequences, from);
         while !rest.is_empty() {
             let mut tokens = 0;
             let fits = |s: &&Vec<u32>| {
@@ -63,13 +68,13 @@ impl RewardModel {
             };
             let n = rest.iter().take_while(fits).count().max(1);
             let mut tape = Tape::inference(&self.model.params);
-            let scores = forward(&mut tape, &self.model, &self.head, &rest[..n]);
+            let scores = forward(&mut tape, &self.model, &self.head, &rest[..n], &from[..n]);
             let values = tape.value(scores).to_vec();
             match self.head.outputs {
                 1 => out.extend(values),
                 _ => out.extend(values.chunks_exact(2).map(|c| c[1] - c[0])),
             }
-            rest = &rest[n..];
+            (rest, from) = (&rest[n..], &from[n..]);
         }
         out
     }
@@ -81,15 +86,35 @@ impl Reward for RewardModel {
             prompts.iter().zip(completions).map(|(p, c)| [&p[..], &c.tokens].concat()).collect();
         Ok(self.scores(&whole))
     }
+
+    fn prefix_scores(&self, prompts: &[Vec<u32>], completions: &[Completion]) -> Result<Option<Vec<f32>>> {
+        let whole: Vec<Vec<u32>> =
+            prompts.iter().zip(completions).map(|(p, c)| [&p[..], &c.tokens].concat()).collect();
+        let from: Vec<usize> = prompts.iter().map(|p| p.len() - 1).collect();
+        Ok(Some(self.scores_from(&whole, &from)))
+    }
 }
 
-/// The head's outputs at the last token of each sequence.
-fn forward<'p>(tape: &mut Tape<'p>, model: &'p Model, head: &Head, sequences: &[Vec<u32>]) -> Var {
+/// The head's outputs at the tokens `from[i]..` of each sequence.
+fn forward<'p>(
+    tape: &mut Tape<'p>,
+    model: &'p Model,
+    head: &Head,
+    sequences: &[Vec<u32>],
+    from: &[usize],
+) -> Var {
     let batch = Batch::new(model.device(), sequences);
     let hidden = model.hidden(tape, &batch, Pass::default());
-    let last = tape.gather(hidden, &Rc::new(model.device().upload(&batch.last_rows())));
+    let rows = |i: usize| batch.start(i) + from[i]..batch.start(i) + sequences[i].len();
+    let rows: Vec<u32> = (0..sequences.len()).flat_map(rows).map(|r| r as u32).collect();
+    let picked = tape.gather(hidden, &Rc::new(model.device().upload(&rows)));
     tape.release(hidden);
-    head.apply(tape, last)
+    head.apply(tape, picked)
+}
+
+/// The last token of each sequence.
+fn last_tokens(sequences: &[Vec<u32>]) -> Vec<usize> {
+    sequences.iter().map(|s| s.len().saturating_sub(1)).collect()
 }
 
 /// A ranked pair as token ids.
@@ -204,7 +229,7 @@ fn ranking_step(model: &Model, head: &Head, pairs: &[&Pair], grads: &mut Grads) 
     let chosen = pairs.iter().map(|p| p.chosen.clone());
     let sequences: Vec<Vec<u32>> = chosen.chain(pairs.iter().map(|p| p.rejected.clone())).collect();
     let mut tape = Tape::new(&model.params);
-    let scores = forward(&mut tape, model, head, &sequences);
+    let scores = forward(&mut tape, model, head, &sequences, &last_tokens(&sequences));
     let mut loss = device.alloc::<f32>(n);
     // Chosen and rejected scores lie side by side in one buffer, and so do their gradients.
     let mut d = device.alloc::<f32>(2 * n);
@@ -257,7 +282,7 @@ fn train_classifier(
         let sequences: Vec<Vec<u32>> = picked.iter().map(|i| examples[*i].0.clone()).collect();
         let targets = device.upload(&picked.iter().map(|i| examples[*i].1).collect::<Vec<_>>());
         let mut tape = Tape::new(&model.params);
-        let logits = forward(&mut tape, model, head, &sequences);
+        let logits = forward(&mut tape, model, head, &sequences, &last_tokens(&sequences));
         let (mut loss, mut probs, mut d) =
             (device.alloc(rows), device.alloc(2 * rows), device.alloc(2 * rows));
         device.run(

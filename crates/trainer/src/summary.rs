@@ -22,7 +22,8 @@ pub fn write(run: &mut Run) -> Result<Value> {
     let (ppo, reward, merge) = (result("ppo"), result("reward"), result("merge"));
     let (before, after) = (&ppo["before"], &ppo["after"]);
     let both = |field: &str| json!({ "before": before[field], "after": after[field] });
-    let target = run.config.ppo.target / run.config.ppo.response_length as f64;
+    // The target is per answer: spread over the tokens of an answer as the SFT model writes them.
+    let target = run.config.ppo.target / before["length"].as_f64().unwrap_or(f64::NAN);
     let summary = json!({
         "stages": stages,
         "reward": both("reward"),
