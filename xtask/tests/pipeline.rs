@@ -153,17 +153,13 @@ fn the_whole_pipeline_runs_and_reports_what_it_promises() {
 fn one_thread_a_kill_and_an_interrupt_give_the_numbers_of_an_unbroken_run() {
     let t = Temp::new();
     let whole = t.path("whole");
-    assert!(run(&whole, &["-q"]).status.success());
+    assert!(run(&whole, &["-q", "--threads", "2"]).status.success());
     // Killed again and again at arbitrary moments, on one thread.
     let broken = t.path("broken");
-    let same_threads = ["-q", "--resume"];
+    let one_thread = ["-q", "--resume", "--threads", "1"];
     let mut kills = 0;
     for wait in (0..40).map(|i| 150 + 90 * i) {
-        let mut child = train(&broken, &same_threads)
-            .env("RAYON_NUM_THREADS", "1")
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = train(&broken, &one_thread).stderr(Stdio::null()).spawn().unwrap();
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(wait) && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(10));
@@ -231,6 +227,45 @@ fn mistakes_are_named_before_anything_is_trained() {
     check_fails(&t.path("4"), &["--model", "missing-folder"], "missing-folder");
     let unknown = file("bad.toml", "[ppo]\nclip_range = 0.2\n");
     check_fails(&t.path("5"), &["--config", &unknown], "clip_range");
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_is_traced_and_the_last_checkpoint_kept() {
+    let t = Temp::new();
+    let out = t.path("a");
+    // Steps so large that the weights leave the numbers after a few of them.
+    let wild = ["pretrain.train.learning_rate=1e30", "pretrain.train.adam.max_grad_norm=0"];
+    let o = run(&out, &["-q", "--set", wild[0], "--set", wild[1]]);
+    let err = text(&o.stderr);
+    assert_eq!(o.status.code(), Some(1), "{err}");
+    for word in ["stage `pretrain`, step", "is not finite", "checkpoint"] {
+        assert!(err.contains(word), "{word}: {err}");
+    }
+    assert!(out.join("checkpoint.safetensors").exists());
+}
+
+#[test]
+fn an_alarm_stops_the_run_and_keeps_the_best_adapter() {
+    let t = Temp::new();
+    let out = t.path("a");
+    // Any entropy is below ten times the first.
+    let o = run(&out, &["-q", "--set", "rollout.thresholds.entropy_fraction=10"]);
+    let err = text(&o.stderr);
+    assert_eq!(o.status.code(), Some(1), "{err}");
+    assert!(err.contains("entropy") && err.contains("best checkpoint (iteration"), "{err}");
+    assert!(out.join("adapter/trained.safetensors").exists());
+}
+
+#[test]
+fn a_tokenizer_with_more_tokens_than_the_model_is_refused() {
+    let t = Temp::new();
+    let out = t.path("a");
+    assert!(run(&out, &["-q", "--stage", "pretrain"]).status.success());
+    let path = out.join("base/tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    json["model"]["vocab"]["overmuch"] = 4000.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    check_fails(&t.path("b"), &["--model", out.join("base").to_str().unwrap()], "different models");
 }
 
 #[test]
