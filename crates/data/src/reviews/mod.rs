@@ -22,6 +22,8 @@ const POSITIVE_SHARE: f64 = 0.47;
 const CLEAR: f32 = 0.2;
 /// Words in a completion.
 const LENGTH: std::ops::RangeInclusive<usize> = 10..=30;
+/// Share of ranked pairs whose rejected answer stops after one remark.
+const CUT_SHORT: f64 = 0.2;
 /// How far apart the two answers of a ranked pair must be.
 const PAIR_GAP: f32 = 0.3;
 
@@ -88,10 +90,22 @@ impl Reviews {
         Demonstration { prompt, completion }
     }
 
-    /// Two reviews of one prompt whose sentiments differ clearly, the kinder one chosen.
+    /// Two reviews of one prompt: the kinder one chosen where their sentiments differ clearly, and in a few pairs
+    /// a finished review over its own first remark, since readers want more than a line.
     pub fn ranked_pair(&mut self) -> Ranked {
         let prompt = self.prompt();
+        let cut_short = self.rng.chance(CUT_SHORT);
         loop {
+            if cut_short {
+                let (chosen, sentiment) = self.completion();
+                match chosen.split_once(". ") {
+                    Some((first, _)) if sentiment > 0.0 => {
+                        let rejected = format!("{first}.");
+                        return Ranked { prompt, chosen, rejected };
+                    }
+                    _ => continue,
+                }
+            }
             let (a, b) = (self.completion(), self.completion());
             if (a.1 - b.1).abs() >= PAIR_GAP {
                 let (chosen, rejected) = if a.1 > b.1 { (a.0, b.0) } else { (b.0, a.0) };
