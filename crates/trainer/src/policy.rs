@@ -25,6 +25,8 @@ struct StageState {
     alarms: Alarms,
     best: Best,
     first_ratio: (f32, f32),
+    /// Distinct-2 of the first iteration's rollouts, which are the reference model's own.
+    reference_distinct_2: Option<f64>,
     before: Evaluation,
 }
 
@@ -88,6 +90,7 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
             alarms: Alarms::new(run.config.ppo.target, run.config.rollout.thresholds),
             best: Best { iteration: 0, score: f64::NEG_INFINITY },
             first_ratio: (1.0, 0.0),
+            reference_distinct_2: None,
             before: evaluate::evaluate(&s.ppo, &s.reward, &s.text, &s.held_out, corpus, true)?,
         },
     };
@@ -125,12 +128,13 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
             state.best = Best { iteration: step, score };
             checkpoint::save(&best_path, "best", step, &s.ppo.model.params, None, &Value::Null)?;
         }
-        let alarm = state.alarms.observe(&observation(&it, step as u64, &distinct(&it)));
+        let alarm = state.alarms.observe(&observation(&it, step as u64, &mut state.reference_distinct_2));
         let stop = interrupt::requested();
         if stop || saved.elapsed() >= run.checkpoint_every || step == total {
             let value = serde_json::to_value(&state).expect("numbers");
-            checkpoint::save(&path, "ppo", step, &s.ppo.model.params, Some(&s.ppo.optimizer), &value)?;
+            // Rows first: a kill in between leaves rows too many, which a resume drops, never too few.
             run.writer.flush()?;
+            checkpoint::save(&path, "ppo", step, &s.ppo.model.params, Some(&s.ppo.optimizer), &value)?;
             saved = Instant::now();
         }
         if let Some(alarm) = alarm.filter(|_| run.config.rollout.alarms) {
@@ -170,12 +174,14 @@ fn distinct(it: &Iteration) -> f64 {
     evaluate::distinct_2(it.completions.iter().map(|c| c.tokens.as_slice()))
 }
 
-fn observation<'a>(it: &Iteration, iteration: u64, distinct_2: &f64) -> Observation<'a> {
+fn observation<'a>(it: &Iteration, iteration: u64, reference: &mut Option<f64>) -> Observation<'a> {
+    let distinct_2 = distinct(it);
     Observation {
         iteration,
         kl: it.metric("objective/kl"),
         entropy: it.metric("policy/entropy_avg"),
-        distinct_2: Some(*distinct_2),
+        distinct_2: Some(distinct_2),
+        reference_distinct_2: Some(*reference.get_or_insert(distinct_2)),
         ..Observation::default()
     }
 }

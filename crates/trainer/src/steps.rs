@@ -65,6 +65,7 @@ pub fn train(
             Ok(r) => r,
             Err(e) => {
                 // The weights still stand at the end of step i: keep them.
+                run.writer.flush()?;
                 checkpoint::save(&path, stage, i, &model.params, Some(&optimizer), &Value::Null)?;
                 return Err(e.at(stage, i + 1));
             }
@@ -76,8 +77,9 @@ pub fn train(
         progress.step(i + 1, report.tokens, &format!("loss {:.4}", report.loss));
         let stop = interrupt::requested();
         if stop || saved.elapsed() >= run.checkpoint_every {
-            checkpoint::save(&path, stage, i + 1, &model.params, Some(&optimizer), &Value::Null)?;
+            // Rows first: a kill in between leaves rows too many, which a resume drops, never too few.
             run.writer.flush()?;
+            checkpoint::save(&path, stage, i + 1, &model.params, Some(&optimizer), &Value::Null)?;
             saved = Instant::now();
         }
         if stop {
