@@ -120,12 +120,14 @@ fn the_whole_pipeline_runs_and_reports_what_it_promises() {
         assert!(out.join(file).exists(), "{file}");
     }
     // The names that dashboards know.
-    let last = metrics(&out).pop().unwrap();
+    let last = metrics(&out).into_iter().rfind(|r| r["stage"] == "ppo").unwrap();
     for name in
         ["objective/kl", "objective/entropy", "policy/approxkl_avg", "policy/clipfrac_avg", "val/ratio"]
     {
         assert!(last[name].is_number(), "{name}");
     }
+    // Every adapter and the value head learn: B after the first step, A from the second.
+    assert_eq!(last["ppo/weights_without_gradient"], 0.0);
     // A second run in the same place is refused; --resume finds everything done.
     check_fails(&out, &[], "--resume");
     check_fails(&out, &["--resume", "--seed", "99"], "was begun with");
@@ -159,7 +161,8 @@ fn one_thread_a_kill_and_an_interrupt_give_the_numbers_of_an_unbroken_run() {
     let one_thread = ["-q", "--resume", "--threads", "1"];
     let mut kills = 0;
     for wait in (0..40).map(|i| 150 + 90 * i) {
-        let mut child = train(&broken, &one_thread).stderr(Stdio::null()).spawn().unwrap();
+        let quiet = Stdio::null;
+        let mut child = train(&broken, &one_thread).stdout(quiet()).stderr(quiet()).spawn().unwrap();
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(wait) && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(10));
@@ -302,6 +305,75 @@ fn a_disk_that_takes_no_more_loses_nothing() {
     assert_eq!(parts.count(), 0);
     // With room again the same directory goes on.
     assert!(run(&out, &["-q", "--resume"]).status.success());
+}
+
+#[test]
+fn a_classifier_on_the_imdb_layout_serves_as_the_reward() {
+    let t = Temp::new();
+    for (folder, word) in [("pos", "lovely"), ("neg", "dreadful")] {
+        let dir = t.path("imdb/train").join(folder);
+        std::fs::create_dir_all(&dir).unwrap();
+        for i in 0..40 {
+            let text = format!("we saw film number {i} last week and it was {word} from start to end.");
+            std::fs::write(dir.join(format!("{i}_7.txt")), text).unwrap();
+        }
+    }
+    let out = t.path("a");
+    let imdb = t.path("imdb");
+    let o = run(&out, &["-q", "--data", imdb.to_str().unwrap(), "--set", "reward.kind=classifier"]);
+    assert!(o.status.success(), "{}", text(&o.stderr));
+    // No two of these ratings differ, so a ranking reward has nothing to learn from and says so.
+    check_fails(&t.path("b"), &["-q", "--data", imdb.to_str().unwrap()], "no two of the");
+    let s = summary(&out);
+    for path in ["/sign_accuracy", "/reward/after", "/positive_share/after"] {
+        assert!(s.pointer(path).is_some_and(Value::is_number), "{path} in {s:#}");
+    }
+}
+
+#[test]
+fn checkpointing_changes_memory_only_and_other_settings_run() {
+    let t = Temp::new();
+    let out = t.path("a");
+    assert!(run(&out, &["-q"]).status.success());
+    let ppo = |dir: &Path| -> Vec<Value> {
+        metrics(dir).into_iter().filter(|r| r["stage"] == "ppo").collect::<Vec<_>>()
+    };
+    let plain = ppo(&out);
+    // From the same SFT and reward model, with one setting changed.
+    let with = |name: &str, sets: &[&str]| {
+        let dir = t.path(name);
+        for sub in ["base", "sft", "reward"] {
+            std::fs::create_dir_all(dir.join(sub)).unwrap();
+            for f in std::fs::read_dir(out.join(sub)).unwrap().flatten() {
+                std::fs::copy(f.path(), dir.join(sub).join(f.file_name())).unwrap();
+            }
+        }
+        let mut state: Value = serde_json::from_slice(&std::fs::read(out.join("state.json")).unwrap()).unwrap();
+        state.as_object_mut().unwrap().retain(|k, _| k != "ppo" && k != "merge");
+        std::fs::write(dir.join("state.json"), state.to_string()).unwrap();
+        let more: Vec<&str> = sets.iter().flat_map(|s| ["--set", *s]).chain(["-q", "--resume"]).collect();
+        let printed = train(&dir, &more).arg("--print-config").output().unwrap();
+        std::fs::write(dir.join("config.toml"), printed.stdout).unwrap();
+        let o = run(&dir, &more);
+        assert!(o.status.success(), "{sets:?}: {}", text(&o.stderr));
+        ppo(&dir)
+    };
+    assert_eq!(with("b", &["rollout.gradient_checkpointing=true"]), plain);
+    let accumulated = with("c", &["ppo.mini_batch_size=2", "ppo.gradient_accumulation_steps=2"]);
+    assert_eq!(accumulated[0]["val/first_ratio"], 1.0);
+    for (i, sets) in [
+        ["ppo.kl_penalty=full", "rollout.dense_rewards=false"],
+        ["ppo.kl_estimator=k3", "ppo.whiten_rewards=true"],
+        ["ppo.advantage_estimator=rloo", "ppo.num_generations=2"],
+        ["ppo.early_stopping=true", "ppo.adap_kl_ctrl=false"],
+        ["model.precision=f32", "ppo.kl_penalty=mse"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let rows = with(&format!("d{i}"), sets);
+        assert_eq!((rows.len(), &rows[0]["val/first_ratio"]), (3, &Value::from(1.0)), "{sets:?}");
+    }
 }
 
 #[test]

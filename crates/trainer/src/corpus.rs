@@ -31,6 +31,8 @@ pub struct Corpus {
     pub oracle: bool,
     /// Whether rankings were derived from ratings.
     pub derived_rankings: bool,
+    /// Why no rankings could be derived; a reward of kind "classifier" needs none.
+    pub no_rankings: Option<String>,
 }
 
 impl Corpus {
@@ -68,6 +70,7 @@ fn embedded(section: &DataSection, seed: u64, eval_prompts: usize) -> Corpus {
         demonstrations,
         oracle: true,
         derived_rankings: false,
+        no_rankings: None,
     }
 }
 
@@ -129,14 +132,15 @@ fn labelled(c: &mut Corpus, section: &DataSection, set: Dataset<Labelled>, seed:
     c.prompts_held_out = held.iter().map(cut).filter(long).map(|d| d.prompt).collect();
     c.pretrain = train.iter().map(|l| l.text.clone()).collect();
     let rated = |items: &[Labelled]| items.iter().all(|l| l.rating.is_some());
+    let held_pairs = ((section.pairs as f64 * section.held_out) as usize).max(1);
     if rated(&train) && rated(&held) {
-        let gap = section.min_rating_gap;
-        c.rankings = data::pairs_from_ratings(&train, gap, section.pairs, seed)?;
-        let held_pairs = ((section.pairs as f64 * section.held_out) as usize).max(1);
-        c.rankings_held_out = data::pairs_from_ratings(&held, gap, held_pairs, seed)?;
+        let derive = |items: &[Labelled], n| data::pairs_from_ratings(items, section.min_rating_gap, n, seed);
+        match derive(&train, section.pairs).and_then(|t| Ok((t, derive(&held, held_pairs)?))) {
+            Ok(pairs) => (c.rankings, c.rankings_held_out) = pairs,
+            Err(e) => c.no_rankings = Some(format!("{e} (data.min_rating_gap)")),
+        }
     } else {
         c.rankings = pairs_from_labels(&train, section.pairs, seed);
-        let held_pairs = ((section.pairs as f64 * section.held_out) as usize).max(1);
         c.rankings_held_out = pairs_from_labels(&held, held_pairs, seed);
     }
     c.derived_rankings = true;

@@ -102,6 +102,13 @@ impl Optimizer {
         }
     }
 
+    /// The trainable weights that no step has ever moved: their second moment is zero throughout. After a few
+    /// steps there should be none.
+    pub fn never_moved<'a>(&'a self, params: &'a Params) -> impl Iterator<Item = &'a str> {
+        let still = |v: &Buffer| v.to_vec().iter().all(|x| *x == 0.0);
+        self.state(params).filter(move |(_, _, v)| still(v)).map(|(name, ..)| name)
+    }
+
     /// The moments by weight name, for a checkpoint.
     pub fn state<'a>(
         &'a self,

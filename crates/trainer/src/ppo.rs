@@ -284,7 +284,9 @@ impl Ppo {
                 }
             }
         }
-        let metrics = stats.finish();
+        let mut metrics = stats.finish();
+        let unmoved = self.optimizer.never_moved(&self.model.params).count();
+        metrics.push(("ppo/weights_without_gradient", unmoved as f64));
         let mean_kl = rl::KlSummary::new(kl, &r.starts).map_err(maths)?.per_sequence;
         self.state.kl.update(mean_kl, r.examples.len()).map_err(maths)?;
         let first_ratio = first_ratio.unwrap_or((1.0, 0.0));

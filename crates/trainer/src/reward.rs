@@ -155,7 +155,7 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     }
     let speed = match c.reward.kind.as_str() {
         "classifier" => train_classifier(run, &mut model, &head, &text, &corpus.labelled)?,
-        _ => train_ranking(run, &mut model, &head, &text, &corpus.rankings)?,
+        _ => train_ranking(run, &mut model, &head, &text, corpus)?,
     };
     let dir = run.dir.path("reward");
     models::save(&dir, &model, &text.tokenizer)?;
@@ -210,12 +210,14 @@ fn train_ranking(
     model: &mut Model,
     head: &Head,
     text: &Text,
-    ranked: &[Ranked],
+    corpus: &Corpus,
 ) -> Result<f64> {
-    let (c, pairs) = (run.config.clone(), pairs(text, ranked)?);
+    let (c, pairs) = (run.config.clone(), pairs(text, &corpus.rankings)?);
     if pairs.is_empty() {
-        let problem =
-            "the data gives no rankings; give data.rankings, ratings, or use reward.kind = \"classifier\"";
+        let why = corpus.no_rankings.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        let problem = format!(
+            "the data gives no rankings{why}; give data.rankings, ratings, or use reward.kind = \"classifier\""
+        );
         return Err(Error::config("reward.kind", problem));
     }
     steps::train(run, "reward", model, &c.reward.train, |model, i, grads| {
