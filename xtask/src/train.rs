@@ -20,9 +20,9 @@ pub struct Args {
     /// Continue the run in the directory: finished stages are kept, the one in progress goes on.
     #[arg(long)]
     resume: bool,
-    /// Settings to start from.
-    #[arg(long, value_parser = ["embedded", "movie-reviews", "smollm2"], default_value = "embedded")]
-    preset: String,
+    /// Settings to start from [default: embedded; with --resume, the run's own].
+    #[arg(long, value_parser = ["embedded", "movie-reviews", "smollm2"])]
+    preset: Option<String>,
     /// A TOML file over the preset.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -56,7 +56,17 @@ pub struct Args {
 }
 
 fn config(args: &Args) -> trainer::error::Result<Config> {
-    let mut config = Config::preset(&args.preset, &args.data_dir)?;
+    let begun = args.out.join("config.toml");
+    let mut config = match &args.preset {
+        Some(name) => Config::preset(name, &args.data_dir)?,
+        None if args.resume && begun.exists() => {
+            // The file holds every setting; an optional one that it leaves out is off.
+            let mut config = Config::default();
+            config.overlay(&begun)?;
+            config
+        }
+        None => Config::embedded(),
+    };
     if let Some(path) = &args.config {
         config.overlay(path)?;
     }

@@ -7,27 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Settings that make a whole run take seconds.
-const TINY: &[&str] = &[
-    "model.hidden=32",
-    "model.layers=2",
-    "model.heads=2",
-    "model.intermediate=64",
-    "model.vocab=400",
-    "model.context=128",
-    "data.reviews=300",
-    "data.pairs=100",
-    "pretrain.train.steps=30",
-    "sft.train.steps=8",
-    "reward.train.steps=8",
-    "rollout.iterations=3",
-    "ppo.batch_size=8",
-    "ppo.mini_batch_size=4",
-    "ppo.response_length=12",
-    "eval.prompts=8",
-    "eval.samples=2",
-    "run.checkpoint_seconds=0",
-];
+mod support;
+use support::TINY;
 
 fn train(out: &Path, more: &[&str]) -> Command {
     let mut c = Command::new(env!("CARGO_BIN_EXE_xtask"));
@@ -348,7 +329,8 @@ fn checkpointing_changes_memory_only_and_other_settings_run() {
                 std::fs::copy(f.path(), dir.join(sub).join(f.file_name())).unwrap();
             }
         }
-        let mut state: Value = serde_json::from_slice(&std::fs::read(out.join("state.json")).unwrap()).unwrap();
+        let mut state: Value =
+            serde_json::from_slice(&std::fs::read(out.join("state.json")).unwrap()).unwrap();
         state.as_object_mut().unwrap().retain(|k, _| k != "ppo" && k != "merge");
         std::fs::write(dir.join("state.json"), state.to_string()).unwrap();
         let more: Vec<&str> = sets.iter().flat_map(|s| ["--set", *s]).chain(["-q", "--resume"]).collect();

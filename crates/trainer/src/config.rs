@@ -233,6 +233,11 @@ pub struct RewardSection {
     pub kind: String,
     /// Train all weights ("full") or adapters on every linear layer ("lora").
     pub method: String,
+    /// Random earlier places of each answer that are judged along with its end, so that the model can tell of an
+    /// unfinished answer where it is heading (dense rewards are paid by that).
+    pub prefixes: usize,
+    /// What the earlier places weigh against the end; 0 = judge ends only.
+    pub prefix_weight: f32,
     /// The loop; a step of "ranking" takes `batch_size` pairs.
     pub train: LoopConfig,
 }
@@ -240,7 +245,13 @@ pub struct RewardSection {
 impl Default for RewardSection {
     fn default() -> Self {
         let train = LoopConfig { steps: 150, batch_size: 16, learning_rate: 5e-4, ..LoopConfig::default() };
-        RewardSection { kind: "ranking".into(), method: "full".into(), train }
+        RewardSection {
+            kind: "ranking".into(),
+            method: "full".into(),
+            prefixes: 4,
+            prefix_weight: 1.0,
+            train,
+        }
     }
 }
 
@@ -453,6 +464,10 @@ impl Config {
         if m.heads == 0 || !m.hidden.is_multiple_of(m.heads) || !(m.hidden / m.heads).is_multiple_of(8) {
             let problem = format!("{} over {} heads: heads must be a multiple of 8 wide", m.hidden, m.heads);
             return Err(Error::config("model.hidden", problem));
+        }
+        if !(self.reward.prefix_weight >= 0.0 && self.reward.prefix_weight.is_finite()) {
+            let problem = format!("is {}; use 0 or more", self.reward.prefix_weight);
+            return Err(Error::config("reward.prefix_weight", problem));
         }
         if self.lora.rank == 0 || self.lora.targets.is_empty() {
             return Err(Error::config("lora", "needs a rank of at least 1 and at least one target"));

@@ -1,6 +1,7 @@
 //! The reward: a scalar head trained on rankings, or a sentiment classifier.
 
 use crate::{
+    config::RewardSection,
     corpus::Corpus,
     error::{Error, Result},
     models,
@@ -12,7 +13,6 @@ use crate::{
 };
 use autograd::{Grads, Tape, Var};
 use data::{Label, Labelled, Ranked};
-use device::Buffer;
 use loss::{BradleyTerry, BradleyTerryArgs, SoftmaxCrossEntropy, SoftmaxCrossEntropyArgs};
 use model::{Batch, Completion, Head, Model, Pass, Precision};
 use serde_json::{Value, json};
@@ -68,7 +68,9 @@ impl RewardModel {
             };
             let n = rest.iter().take_while(fits).count().max(1);
             let mut tape = Tape::inference(&self.model.params);
-            let scores = forward(&mut tape, &self.model, &self.head, &rest[..n], &from[..n]);
+            let at: Vec<Vec<usize>> =
+                rest[..n].iter().zip(from).map(|(s, from)| (*from..s.len()).collect()).collect();
+            let scores = forward(&mut tape, &self.model, &self.head, &rest[..n], &at);
             let values = tape.value(scores).to_vec();
             match self.head.outputs {
                 1 => out.extend(values),
@@ -95,18 +97,18 @@ impl Reward for RewardModel {
     }
 }
 
-/// The head's outputs at the tokens `from[i]..` of each sequence.
+/// The head's outputs at the tokens `at[i]` of each sequence i.
 fn forward<'p>(
     tape: &mut Tape<'p>,
     model: &'p Model,
     head: &Head,
     sequences: &[Vec<u32>],
-    from: &[usize],
+    at: &[Vec<usize>],
 ) -> Var {
     let batch = Batch::new(model.device(), sequences);
     let hidden = model.hidden(tape, &batch, Pass::default());
-    let rows = |i: usize| batch.start(i) + from[i]..batch.start(i) + sequences[i].len();
-    let rows: Vec<u32> = (0..sequences.len()).flat_map(rows).map(|r| r as u32).collect();
+    let rows = at.iter().enumerate().flat_map(|(i, at)| at.iter().map(move |t| (i, *t)));
+    let rows: Vec<u32> = rows.map(|(i, t)| (batch.start(i) + t) as u32).collect();
     let picked = tape.gather(hidden, &Rc::new(model.device().upload(&rows)));
     tape.release(hidden);
     head.apply(tape, picked)
@@ -119,15 +121,24 @@ fn last_tokens(sequences: &[Vec<u32>]) -> Vec<usize> {
 
 /// A ranked pair as token ids.
 struct Pair {
-    chosen: Vec<u32>,
-    rejected: Vec<u32>,
+    chosen: Tokens,
+    rejected: Tokens,
 }
 
-fn whole(text: &Text, prompt: &str, completion: &str) -> Result<Vec<u32>> {
+/// A text to judge.
+struct Tokens {
+    ids: Vec<u32>,
+    /// Where the answer starts: what stands before says nothing of its worth.
+    answer: usize,
+}
+
+fn whole(text: &Text, prompt: &str, completion: &str) -> Result<Tokens> {
     let mut ids = if prompt.is_empty() { Vec::new() } else { text.encode(prompt)? };
+    let prompt = ids.len();
     ids.extend(text.completion(completion)?);
     // The end is where the verdict falls: keep it when the text is too long.
-    Ok(ids.split_off(ids.len().saturating_sub(text.context)))
+    let cut = ids.len().saturating_sub(text.context);
+    Ok(Tokens { ids: ids.split_off(cut), answer: prompt.saturating_sub(cut) })
 }
 
 fn pairs(text: &Text, ranked: &[Ranked]) -> Result<Vec<Pair>> {
@@ -136,6 +147,53 @@ fn pairs(text: &Text, ranked: &[Ranked]) -> Result<Vec<Pair>> {
         Ok(Pair { chosen, rejected })
     };
     ranked.iter().map(pair).collect()
+}
+
+/// Where a step judges its texts: at the end, and at the same random fractions of all answers.
+///
+/// Judged in the middle, too, a reward model learns what the rest is likely to bring: its score of a prefix is
+/// then the log-odds of what is known so far, which is what PPO's dense rewards pay by.
+struct Judged {
+    fractions: Vec<f64>,
+    prefix_weight: f32,
+}
+
+impl Judged {
+    fn new(c: &RewardSection, seed: u64, step: usize) -> Self {
+        let mut rng = data::Rng::new(seed ^ 0x7072_6566 ^ (step as u64) << 20);
+        let n = if c.prefix_weight > 0.0 { c.prefixes } else { 0 };
+        Judged { fractions: (0..n).map(|_| rng.unit()).collect(), prefix_weight: c.prefix_weight }
+    }
+
+    /// Positions judged per text.
+    fn each(&self) -> usize {
+        1 + self.fractions.len()
+    }
+
+    fn positions(&self, t: &Tokens) -> Vec<usize> {
+        let (start, last) = (t.answer, t.ids.len().saturating_sub(1));
+        let inner = self.fractions.iter().map(|f| start + (f * (last - start.min(last)) as f64) as usize);
+        std::iter::once(last).chain(inner.map(|at| at.min(last))).collect()
+    }
+
+    /// Weighs the gradients `d` of a mean over all positions (`outputs` numbers each): the end counts
+    /// `1 / (1 + w)`, the prefixes together `w / (1 + w)`.
+    fn weigh(&self, d: &mut [f32], outputs: usize) {
+        if self.fractions.is_empty() {
+            return;
+        }
+        let (n, w) = (self.each() as f32, self.prefix_weight);
+        let (end, prefix) = (n / (1.0 + w), n * w / ((1.0 + w) * (n - 1.0)));
+        for (i, g) in d.chunks_mut(outputs).enumerate() {
+            let weight = if i % self.each() == 0 { end } else { prefix };
+            g.iter_mut().for_each(|x| *x *= weight);
+        }
+    }
+
+    /// Of the values at all positions, those at the ends.
+    fn ends<'a>(&self, values: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+        values.iter().copied().step_by(self.each())
+    }
 }
 
 /// Trains the reward and writes it to `DIR/reward`.
@@ -165,8 +223,9 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let mut result = json!({ "tokens_per_second": speed, "kind": c.reward.kind });
     if !corpus.rankings_held_out.is_empty() {
         let held = pairs(&text, &corpus.rankings_held_out)?;
-        let side =
-            |f: fn(&Pair) -> &Vec<u32>| reward.scores(&held.iter().map(|p| f(p).clone()).collect::<Vec<_>>());
+        let side = |f: fn(&Pair) -> &Tokens| {
+            reward.scores(&held.iter().map(|p| f(p).ids.clone()).collect::<Vec<_>>())
+        };
         let (chosen, rejected) = (side(|p| &p.chosen), side(|p| &p.rejected));
         let verdict =
             rl::RewardVerdict::new(&chosen, &rejected).map_err(|e| Error::config("reward", e.to_string()))?;
@@ -176,7 +235,7 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     }
     if !corpus.labelled_held_out.is_empty() {
         let sequences: Result<Vec<_>> =
-            corpus.labelled_held_out.iter().map(|l| whole(&text, "", &l.text)).collect();
+            corpus.labelled_held_out.iter().map(|l| Ok(whole(&text, "", &l.text)?.ids)).collect();
         let scores = reward.scores(&sequences?);
         // A ranking score has no zero of its own: its median is taken as the border.
         let border = if c.reward.kind == "classifier" { 0.0 } else { median(&scores) };
@@ -205,13 +264,7 @@ fn save_head(dir: &Path, model: &Model) -> Result<()> {
     Ok(formats::save_tensors(&dir.join("head.safetensors"), &views, &BTreeMap::new())?)
 }
 
-fn train_ranking(
-    run: &mut Run,
-    model: &mut Model,
-    head: &Head,
-    text: &Text,
-    corpus: &Corpus,
-) -> Result<f64> {
+fn train_ranking(run: &mut Run, model: &mut Model, head: &Head, text: &Text, corpus: &Corpus) -> Result<f64> {
     let (c, pairs) = (run.config.clone(), pairs(text, &corpus.rankings)?);
     if pairs.is_empty() {
         let why = corpus.no_rankings.as_ref().map_or(String::new(), |why| format!(": {why}"));
@@ -222,21 +275,27 @@ fn train_ranking(
     }
     steps::train(run, "reward", model, &c.reward.train, |model, i, grads| {
         let picked = pick(pairs.len(), c.reward.train.batch_size, c.run.seed ^ 3, i);
-        ranking_step(model, head, &picked.iter().map(|i| &pairs[*i]).collect::<Vec<_>>(), grads)
+        let picked: Vec<&Pair> = picked.iter().map(|i| &pairs[*i]).collect();
+        ranking_step(model, head, &picked, &Judged::new(&c.reward, c.run.seed, i), grads)
     })
 }
 
-fn ranking_step(model: &Model, head: &Head, pairs: &[&Pair], grads: &mut Grads) -> Result<StepReport> {
-    let (device, n) = (model.device(), pairs.len());
-    let chosen = pairs.iter().map(|p| p.chosen.clone());
-    let sequences: Vec<Vec<u32>> = chosen.chain(pairs.iter().map(|p| p.rejected.clone())).collect();
+fn ranking_step(
+    model: &Model,
+    head: &Head,
+    pairs: &[&Pair],
+    judged: &Judged,
+    grads: &mut Grads,
+) -> Result<StepReport> {
+    let (device, n) = (model.device(), pairs.len() * judged.each());
+    let texts: Vec<&Tokens> =
+        pairs.iter().map(|p| &p.chosen).chain(pairs.iter().map(|p| &p.rejected)).collect();
+    let sequences: Vec<Vec<u32>> = texts.iter().map(|t| t.ids.clone()).collect();
+    let at: Vec<Vec<usize>> = texts.iter().map(|t| judged.positions(t)).collect();
     let mut tape = Tape::new(&model.params);
-    let scores = forward(&mut tape, model, head, &sequences, &last_tokens(&sequences));
+    let scores = forward(&mut tape, model, head, &sequences, &at);
     let mut loss = device.alloc::<f32>(n);
-    // Chosen and rejected scores lie side by side in one buffer, and so do their gradients.
-    let mut d = device.alloc::<f32>(2 * n);
-    let values = tape.value(scores).to_vec();
-    let mut rejected = device.alloc::<f32>(n);
+    let (mut dchosen, mut drejected) = (device.alloc::<f32>(n), device.alloc::<f32>(n));
     device.run(
         &BradleyTerry { pairs: n },
         BradleyTerryArgs {
@@ -244,22 +303,19 @@ fn ranking_step(model: &Model, head: &Head, pairs: &[&Pair], grads: &mut Grads) 
             rejected: tape.value(scores).range(n..2 * n),
             margin: None,
             loss: loss.arg_mut(),
-            dchosen: d.range_mut(0..n),
-            drejected: rejected.arg_mut(),
+            dchosen: dchosen.arg_mut(),
+            drejected: drejected.arg_mut(),
         },
     );
-    copy_tail(&mut d, &rejected, n);
-    tape.backward(vec![(scores, d)], grads);
-    let mean = loss.to_vec().iter().map(|l| f64::from(*l)).sum::<f64>() / n as f64;
-    let right = (0..n).filter(|i| values[*i] > values[n + i]).count() as f64 / n as f64;
+    let values = tape.value(scores).to_vec();
+    let right = judged.ends(&values[..n]).zip(judged.ends(&values[n..])).filter(|(c, r)| c > r).count();
+    let mut d = [dchosen.to_vec(), drejected.to_vec()].concat();
+    judged.weigh(&mut d, 1);
+    tape.backward(vec![(scores, device.upload(&d))], grads);
+    let mean = rl::mean(&judged.ends(&loss.to_vec()).collect::<Vec<_>>());
     let tokens = sequences.iter().map(Vec::len).sum();
-    Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", right)] })
-}
-
-fn copy_tail(d: &mut Buffer, tail: &Buffer, n: usize) {
-    let mut all = d.to_vec();
-    all[n..].copy_from_slice(&tail.to_vec());
-    d.write(&all);
+    let accuracy = right as f64 / pairs.len() as f64;
+    Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", accuracy)] })
 }
 
 fn train_classifier(
@@ -275,37 +331,49 @@ fn train_classifier(
         let problem = format!("a classifier needs labelled texts of both classes, the data has {classes}");
         return Err(Error::config("reward.kind", problem));
     }
-    let examples: Result<Vec<(Vec<u32>, u32)>> =
+    let examples: Result<Vec<(Tokens, u32)>> =
         set.iter().map(|l| Ok((whole(text, "", &l.text)?, l.label.index() as u32))).collect();
     let examples = examples?;
     steps::train(run, "reward", model, &c.reward.train, |model, i, grads| {
         let picked = pick(examples.len(), c.reward.train.batch_size, c.run.seed ^ 3, i);
-        let (device, rows) = (model.device(), picked.len());
-        let sequences: Vec<Vec<u32>> = picked.iter().map(|i| examples[*i].0.clone()).collect();
-        let targets = device.upload(&picked.iter().map(|i| examples[*i].1).collect::<Vec<_>>());
-        let mut tape = Tape::new(&model.params);
-        let logits = forward(&mut tape, model, head, &sequences, &last_tokens(&sequences));
-        let (mut loss, mut probs, mut d) =
-            (device.alloc(rows), device.alloc(2 * rows), device.alloc(2 * rows));
-        device.run(
-            &SoftmaxCrossEntropy { rows, classes: 2 },
-            SoftmaxCrossEntropyArgs {
-                logits: tape.value(logits).arg(),
-                targets: targets.arg(),
-                loss: loss.arg_mut(),
-                probs: probs.arg_mut(),
-                dlogits: d.arg_mut(),
-            },
-        );
-        tape.backward(vec![(logits, d)], grads);
-        let mean = loss.to_vec().iter().map(|l: &f32| f64::from(*l)).sum::<f64>() / rows as f64;
-        let probs: Vec<f32> = probs.to_vec();
-        let right = picked
-            .iter()
-            .zip(probs.chunks(2))
-            .filter(|(i, p)| (p[1] > p[0]) == (examples[**i].1 == 1))
-            .count();
-        let tokens = sequences.iter().map(Vec::len).sum();
-        Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", right as f64 / rows as f64)] })
+        let picked: Vec<&(Tokens, u32)> = picked.iter().map(|i| &examples[*i]).collect();
+        classifier_step(model, head, &picked, &Judged::new(&c.reward, c.run.seed, i), grads)
     })
+}
+
+fn classifier_step(
+    model: &Model,
+    head: &Head,
+    examples: &[&(Tokens, u32)],
+    judged: &Judged,
+    grads: &mut Grads,
+) -> Result<StepReport> {
+    let (device, rows) = (model.device(), examples.len() * judged.each());
+    let sequences: Vec<Vec<u32>> = examples.iter().map(|(t, _)| t.ids.clone()).collect();
+    let at: Vec<Vec<usize>> = examples.iter().map(|(t, _)| judged.positions(t)).collect();
+    let labels = examples.iter().flat_map(|(_, label)| std::iter::repeat_n(*label, judged.each()));
+    let targets = device.upload(&labels.collect::<Vec<_>>());
+    let mut tape = Tape::new(&model.params);
+    let logits = forward(&mut tape, model, head, &sequences, &at);
+    let mut loss = device.alloc::<f32>(rows);
+    let (mut probs, mut d) = (device.alloc::<f32>(2 * rows), device.alloc::<f32>(2 * rows));
+    device.run(
+        &SoftmaxCrossEntropy { rows, classes: 2 },
+        SoftmaxCrossEntropyArgs {
+            logits: tape.value(logits).arg(),
+            targets: targets.arg(),
+            loss: loss.arg_mut(),
+            probs: probs.arg_mut(),
+            dlogits: d.arg_mut(),
+        },
+    );
+    let mut d = d.to_vec();
+    judged.weigh(&mut d, 2);
+    tape.backward(vec![(logits, device.upload(&d))], grads);
+    let mean = rl::mean(&judged.ends(&loss.to_vec()).collect::<Vec<_>>());
+    let positive: Vec<f32> = probs.to_vec().chunks(2).map(|p| p[1] - p[0]).collect();
+    let right = judged.ends(&positive).zip(examples).filter(|(p, (_, l))| (*p > 0.0) == (*l == 1)).count();
+    let tokens = sequences.iter().map(Vec::len).sum();
+    let accuracy = right as f64 / examples.len() as f64;
+    Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", accuracy)] })
 }

@@ -9,6 +9,9 @@ use crate::{
 use device::Device;
 use std::{path::Path, time::Duration};
 
+/// Settings that change no number, and may differ when a run goes on.
+const FREE: [&str; 2] = ["threads =", "checkpoint_seconds ="];
+
 /// What every stage needs.
 pub struct Run {
     /// Settings.
@@ -37,7 +40,8 @@ impl Run {
         if dir.result("start").is_some() {
             let before = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
             let now = config.to_toml();
-            if let Some((a, b)) = before.lines().zip(now.lines()).find(|(a, b)| a != b) {
+            let differs = |(a, b): &(&str, &str)| a != b && !FREE.iter().any(|f| b.starts_with(f));
+            if let Some((a, b)) = before.lines().zip(now.lines()).find(differs) {
                 let problem =
                     format!("was begun with `{a}`, now it is `{b}`; use the same settings or another --out");
                 return Err(Error::RunDir { dir: out.to_path_buf(), problem });
