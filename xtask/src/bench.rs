@@ -7,22 +7,33 @@ use std::process::Command;
 
 /// Time this engine.
 ///
-/// `pipeline` runs the workloads that public Python stacks are quoted for (training step, generation, one PPO
-/// iteration) on random weights and prints JSON; `kernels` runs the kernels' criterion benches.
+/// `pipeline` runs the workloads that public Python stacks are quoted for, on random weights, and prints JSON: a
+/// training step on 8 x 128 tokens, generation of 16 x 48 tokens, one PPO iteration of 32 x (8 + 32) tokens, one
+/// int8 linear layer. Every time is the median, least and most of `--runs` runs after one that is not counted.
+/// `peak_rss_mb` is the process's: give `--part` to know a part's.
+///
+/// `kernels` runs the kernels' criterion benches; `cargo bench -p matmul` runs one family's.
+///
+/// Times depend on what else the machine does: compare two programs by running them in turn, several times.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  cargo xtask bench pipeline --shape small --part ppo\n  \
+    cargo xtask bench pipeline --part generate --precision f32 --runs 20\n  cargo xtask bench kernels")]
 pub struct Args {
     /// What to time.
     #[arg(value_parser = ["pipeline", "kernels"])]
     what: String,
-    /// tiny: h128 L4 (0.9 M weights); small: h512 L6 V50304 (70 M).
+    /// tiny: h128 L4 V512 (0.9 M weights); small: h512 L6 V50304 (70 M).
     #[arg(long, default_value = "tiny", value_parser = ["tiny", "small"])]
     shape: String,
     /// Only this part of the pipeline.
-    #[arg(long, value_parser = ["step", "generate", "ppo"])]
+    #[arg(long, value_parser = ["step", "generate", "ppo", "int8"])]
     part: Option<String>,
+    /// int8: frozen LLM.int8 base with a bf16 output layer, what PPO runs by default; f32: dense.
+    #[arg(long, default_value = "int8", value_parser = ["int8", "f32"])]
+    precision: String,
     /// Counted runs of each.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
 }
 
 /// Runs the subcommand and gives its exit code.
@@ -42,19 +53,30 @@ pub fn run(args: Args) -> i32 {
 
 fn pipeline(args: &Args) -> trainer::error::Result<serde_json::Value> {
     let config = trainer::bench::shape(&args.shape).expect("clap allows known shapes only");
+    let precision = if args.precision == "f32" { Precision::F32 } else { Precision::INT8 };
+    let runs = args.runs as usize;
     let wanted = |part: &str| args.part.as_deref().is_none_or(|p| p == part);
-    let mut results = json!({ "size": args.shape });
+    let mut results = json!({ "size": args.shape, "precision": args.precision });
     if wanted("step") {
-        results["step"] = trainer::bench::step_times(&config, args.runs)?;
+        results["step"] = trainer::bench::step_times(&config, precision, runs)?;
     }
     if wanted("generate") {
-        results["generate"] = trainer::bench::generate_times(&config, args.runs)?;
+        results["generate"] = trainer::bench::generate_times(&config, precision, runs)?;
     }
     if wanted("ppo") {
-        for (name, precision) in [("ppo_int8", Precision::INT8), ("ppo_f32", Precision::F32)] {
-            results[name] = trainer::bench::ppo_times(&config, precision, args.runs)?;
-        }
+        results["ppo"] = trainer::bench::ppo_times(&config, precision, runs)?;
     }
-    let threads = cpu::threads();
-    Ok(json!({ "script": "bench pipeline", "threads": threads, "results": results }))
+    if wanted("int8") {
+        results["int8"] = trainer::bench::int8_times(runs)?;
+    }
+    Ok(json!({
+        "script": "bench pipeline", "threads": cpu::threads(), "peak_rss_mb": peak_rss_mb(), "results": results,
+    }))
+}
+
+/// The largest resident set of this process so far, in MiB; null where the system does not tell.
+fn peak_rss_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<f64>().ok().map(|kib| kib / 1024.0)
 }

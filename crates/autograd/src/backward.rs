@@ -12,7 +12,7 @@ use embedding::{Dropout, DropoutArgs, EmbeddingBackward, EmbeddingBackwardArgs};
 use int8_matmul::{Int8LinearBackward, Int8LinearBackwardArgs};
 use lora::{LoraBackward, LoraBackwardArgs};
 use loss::{LmLogProbBackward, LmLogProbBackwardArgs};
-use matmul::{Matmul, MatmulArgs};
+use matmul::{Bf16LinearBackward, Bf16LinearBackwardArgs, Matmul, MatmulArgs};
 use norm_gelu::{Act, ActBackward, ActBackwardArgs, Norm, NormBackward, NormBackwardArgs};
 
 /// A pass over the tape from its end: the gradients of nodes not yet reached.
@@ -229,6 +229,10 @@ impl<'p> Pass<'_, 'p> {
                 };
                 self.device().run(&shape, args);
             }
+            Value::Bf16 { packed, .. } => {
+                let args = Bf16LinearBackwardArgs { dy: dy.arg(), packed: packed.arg(), dx: dx.arg_mut() };
+                self.device().run(&Bf16LinearBackward { m, n, k, accumulate }, args);
+            }
             Value::Int8 { packed, scb } => {
                 let args = Int8LinearBackwardArgs {
                     dy: dy.arg(),
@@ -328,8 +332,8 @@ impl<'p> Pass<'_, 'p> {
         let dhead = self.tape.trains(head).then(|| self.out.entry(self.tape.params, head).arg_mut());
         let args = LmLogProbBackwardArgs {
             x: self.tape.value(x).arg(),
-            head: self.tape.params.data(head).arg(),
-            head_packed: self.tape.params.packed(head).arg(),
+            head: self.tape.params.dense(head).map(Buffer::arg),
+            head_packed: self.tape.params.packed(head),
             targets: targets.arg(),
             lse: lse.arg(),
             entropy: entropy.filter(|_| dentropy.is_some()).map(|e| self.tape.value(e).arg()),

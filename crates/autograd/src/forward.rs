@@ -13,6 +13,7 @@ use embedding::{Dropout, DropoutArgs, EmbeddingForward, EmbeddingForwardArgs};
 use int8_matmul::{Int8Linear, Int8LinearArgs};
 use lora::{LoraForward, LoraForwardArgs};
 use loss::{LmLogProb, LmLogProbArgs};
+use matmul::{Bf16Linear, Bf16LinearArgs, Packed};
 use norm_gelu::{Act, ActForward, ActForwardArgs, Norm, NormForward, NormForwardArgs};
 use std::rc::Rc;
 
@@ -174,16 +175,19 @@ impl<'p> Tape<'p> {
         let (xs, y) = (self.value(x).arg(), y.arg_mut());
         let bias = layer.bias.map(|b| self.params.data(b).arg());
         let residual = residual.map(|r| self.value(r).arg());
-        match &w.value {
-            Value::Dense { .. } => {
-                let packed = self.params.packed(layer.weight).arg();
+        if let Value::Int8 { packed, scb } = &w.value {
+            let (packed, scb) = (packed.arg(), scb.arg());
+            let args = Int8LinearArgs { x: xs, packed, scb, bias, residual, y };
+            return self.device.run(&Int8Linear { m, n, k, threshold: layer.threshold }, args);
+        }
+        match self.params.packed(layer.weight) {
+            Packed::F32(packed) => {
                 let args = matmul::LinearArgs { x: xs, packed, bias, residual, y };
                 self.device.run(&matmul::Linear { m, n, k }, args);
             }
-            Value::Int8 { packed, scb } => {
-                let (packed, scb) = (packed.arg(), scb.arg());
-                let args = Int8LinearArgs { x: xs, packed, scb, bias, residual, y };
-                self.device.run(&Int8Linear { m, n, k, threshold: layer.threshold }, args);
+            Packed::Bf16(packed) => {
+                let args = Bf16LinearArgs { x: xs, packed, bias, residual, y };
+                self.device.run(&Bf16Linear { m, n, k }, args);
             }
         }
     }
@@ -325,7 +329,7 @@ impl<'p> Tape<'p> {
         let mut logits: Option<Buffer> = keep.then(|| self.device.alloc(rows * vocab));
         let args = LmLogProbArgs {
             x: self.value(x).arg(),
-            head_packed: self.params.packed(head).arg(),
+            head_packed: self.params.packed(head),
             targets: targets.arg(),
             logprob: logprob.arg_mut(),
             lse: lse.arg_mut(),

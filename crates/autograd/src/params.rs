@@ -2,7 +2,7 @@
 
 use device::{Buffer, Device};
 use int8_matmul::{PackInt8, PackInt8Args, QuantizeWeight, QuantizeWeightArgs};
-use matmul::{PackWeight, PackWeightArgs};
+use matmul::{PackBf16, PackBf16Args, PackWeight, PackWeightArgs, Packed};
 use std::collections::HashMap;
 
 /// Names a weight in its [`Params`].
@@ -21,6 +21,8 @@ pub enum ParamKind {
 pub(crate) enum Value {
     Dense { data: Buffer, packed: Option<Buffer>, stale: bool },
     Int8 { packed: Buffer<i8>, scb: Buffer },
+    /// `data` when the weight is also read row by row (tied embeddings).
+    Bf16 { packed: Buffer<u32>, data: Option<Buffer> },
 }
 
 /// One weight.
@@ -53,10 +55,21 @@ impl Param {
         matches!(self.value, Value::Int8 { .. })
     }
 
+    /// Bytes that the forward pass reads of it.
+    pub fn bytes(&self) -> usize {
+        let each = match self.value {
+            Value::Dense { .. } => 4,
+            Value::Int8 { .. } => 1,
+            Value::Bf16 { .. } => 2,
+        };
+        each * self.len()
+    }
+
     /// The elements `[rows, cols]` in f32; an int8 weight is dequantised.
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.value {
-            Value::Dense { data, .. } => data.to_vec(),
+            Value::Dense { data, .. } | Value::Bf16 { data: Some(data), .. } => data.to_vec(),
+            Value::Bf16 { packed, .. } => matmul::unpack_bf16(&packed.to_vec(), self.rows, self.cols),
             Value::Int8 { packed, scb } => {
                 let q = int8_matmul::unpack(&packed.to_vec(), self.rows, self.cols);
                 let scb = scb.to_vec();
@@ -130,6 +143,21 @@ impl Params {
         }
     }
 
+    /// Holds a dense linear weight in bf16 from now on, frozen. `rows` says that it is also read row by row: then
+    /// the dense elements stay beside the packed ones.
+    pub fn to_bf16(&mut self, id: ParamId, rows: bool) {
+        let p = &mut self.list[id.0];
+        let (n, k) = (p.rows, p.cols);
+        assert_eq!(p.kind, ParamKind::Linear, "{}: only linear weights are packed", p.name);
+        if let Value::Dense { data, .. } = &p.value {
+            let mut packed = self.device.alloc::<u32>(matmul::bf16_packed_len(n, k));
+            self.device.run(&PackBf16 { n, k }, PackBf16Args { w: data.arg(), packed: packed.arg_mut() });
+            let data = rows.then(|| data.clone());
+            p.value = Value::Bf16 { packed, data };
+            p.trainable = false;
+        }
+    }
+
     /// Looks a weight up by its canonical name.
     pub fn find(&self, name: &str) -> Option<ParamId> {
         self.by_name.get(name).copied()
@@ -145,10 +173,10 @@ impl Params {
         self.list.iter().enumerate().map(|(i, p)| (ParamId(i), p))
     }
 
-    /// Decides for every dense weight whether it is trained. Int8 weights stay frozen.
+    /// Decides for every dense weight whether it is trained. Int8 and bf16 weights stay frozen.
     pub fn set_trainable(&mut self, choose: impl Fn(&str) -> bool) {
         for p in &mut self.list {
-            p.trainable = !matches!(p.value, Value::Int8 { .. }) && choose(&p.name);
+            p.trainable = matches!(p.value, Value::Dense { .. }) && choose(&p.name);
         }
     }
 
@@ -160,18 +188,23 @@ impl Params {
     /// A dense weight's elements.
     ///
     /// # Panics
-    /// For an int8 weight.
+    /// For a weight that is held in int8 or bf16 only.
     pub fn data(&self, id: ParamId) -> &Buffer {
+        self.dense(id).unwrap_or_else(|| panic!("{}: the weight has no dense data", self.list[id.0].name))
+    }
+
+    /// As [`Params::data`], if there are any.
+    pub(crate) fn dense(&self, id: ParamId) -> Option<&Buffer> {
         match &self.list[id.0].value {
-            Value::Dense { data, .. } => data,
-            Value::Int8 { .. } => panic!("{}: int8 weights have no dense data", self.list[id.0].name),
+            Value::Dense { data, .. } | Value::Bf16 { data: Some(data), .. } => Some(data),
+            Value::Int8 { .. } | Value::Bf16 { data: None, .. } => None,
         }
     }
 
     /// A dense weight's elements for writing; call [`Params::pack`] before the next forward pass.
     ///
     /// # Panics
-    /// For an int8 weight.
+    /// For an int8 or bf16 weight.
     pub fn data_mut(&mut self, id: ParamId) -> &mut Buffer {
         let p = &mut self.list[id.0];
         match &mut p.value {
@@ -179,7 +212,7 @@ impl Params {
                 *stale = true;
                 data
             }
-            Value::Int8 { .. } => panic!("{}: int8 weights are frozen", p.name),
+            Value::Int8 { .. } | Value::Bf16 { .. } => panic!("{}: int8 and bf16 weights are frozen", p.name),
         }
     }
 
@@ -198,13 +231,14 @@ impl Params {
         }
     }
 
-    /// The packed form of a dense linear weight.
+    /// The packed form of a dense or bf16 linear weight.
     ///
     /// # Panics
     /// When the weight changed since the last [`Params::pack`].
-    pub fn packed(&self, id: ParamId) -> &Buffer {
+    pub fn packed(&self, id: ParamId) -> Packed<'_> {
         match &self.list[id.0].value {
-            Value::Dense { packed: Some(packed), stale: false, .. } => packed,
+            Value::Dense { packed: Some(packed), stale: false, .. } => packed.arg().into(),
+            Value::Bf16 { packed, .. } => packed.arg().into(),
             _ => panic!("{}: Params::pack was not called after the last change", self.list[id.0].name),
         }
     }

@@ -38,7 +38,7 @@ impl Tape<'_> {
             let part = first * hidden..(first + n) * hidden;
             let args = LmLogProbArgs {
                 x: value.range(part.clone()),
-                head_packed: packed.arg(),
+                head_packed: packed,
                 targets: targets.range(first..first + n),
                 logprob: logprob.range_mut(first..first + n),
                 lse: lse.range_mut(0..n),
@@ -49,8 +49,8 @@ impl Tape<'_> {
             let dhead = self.trains(head).then(|| grads.entry(self.params, head).arg_mut());
             let args = LmLogProbBackwardArgs {
                 x: value.range(part.clone()),
-                head: self.params.data(head).arg(),
-                head_packed: packed.arg(),
+                head: self.params.dense(head).map(Buffer::arg),
+                head_packed: packed,
                 targets: targets.range(first..first + n),
                 lse: lse.range(0..n),
                 entropy: None,

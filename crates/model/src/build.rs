@@ -10,7 +10,8 @@ use formats::{Act, ModelConfig, Norm};
 pub enum Precision {
     /// Dense f32: trainable.
     F32,
-    /// LLM.int8 with the given outlier threshold x 1000 (6000 = 6.0); frozen, train adapters on top.
+    /// LLM.int8 with the given outlier threshold x 1000 (6000 = 6.0), the output layer in bf16; frozen, train
+    /// adapters on top.
     Int8 {
         /// Outlier threshold in thousandths.
         threshold_milli: u32,
@@ -117,7 +118,8 @@ impl Model {
     ) -> Result<Model, E> {
         let c = &config;
         let mut w = Wanted { params: Params::new(device), precision, source };
-        let embed = w.matrix("embed", c.vocab, c.hidden)?;
+        let embed = if c.tie_embeddings { Wanted::matrix } else { Wanted::plain };
+        let embed = embed(&mut w, "embed", c.vocab, c.hidden)?;
         let positions = match c.rotary_dim {
             0 => Some(w.plain("positions", c.max_positions, c.hidden)?),
             _ => None,
@@ -139,6 +141,9 @@ impl Model {
         let final_norm = w.norm("final_norm", c)?;
         let head = if c.tie_embeddings { embed } else { w.matrix("head", c.vocab, c.hidden)? };
         let mut params = w.params;
+        if let Precision::Int8 { .. } = precision {
+            params.to_bf16(head, c.tie_embeddings);
+        }
         params.pack();
         Ok(Model { config, params, precision, embed, positions, layers, final_norm, head, lora: None })
     }
@@ -146,6 +151,11 @@ impl Model {
     /// A model with random weights: normal with deviation 0.02, residual outputs scaled by 1/sqrt(2 layers)
     /// (Radford et al. 2019, section 2.3).
     pub fn random(device: &Device, config: ModelConfig, seed: u64) -> Model {
+        Model::random_in(device, config, Precision::F32, seed)
+    }
+
+    /// As [`Model::random`] in another precision: no more than one dense layer is in memory at once.
+    pub fn random_in(device: &Device, config: ModelConfig, precision: Precision, seed: u64) -> Model {
         let residual_std = 0.02 / (2.0 * config.layers.max(1) as f32).sqrt();
         let mut source = |name: &str, rows: usize, cols: usize| {
             let n = rows * cols;
@@ -159,13 +169,13 @@ impl Model {
                 Rng::new(seed, name).normals(n, 0.02)
             })
         };
-        match Model::from_source(device, config, Precision::F32, &mut source) {
+        match Model::from_source(device, config, precision, &mut source) {
             Ok(model) => model,
             Err(never) => match never {},
         }
     }
 
-    /// Holds the blocks' linear layers as int8 from now on (frozen).
+    /// Holds the blocks' linear layers as int8 and the output layer as bf16 from now on (frozen).
     pub fn quantize(&mut self, precision: Precision) {
         let Precision::Int8 { .. } = precision else { return };
         self.precision = precision;
@@ -175,6 +185,7 @@ impl Model {
                 self.params.quantize(linear.weight);
             }
         }
+        self.params.to_bf16(self.head, self.config.tie_embeddings);
     }
 
     /// The device of the weights.

@@ -141,7 +141,7 @@ impl Model {
     }
 
     fn weight_bytes(&self) -> usize {
-        self.params.iter().map(|(_, p)| p.len() * if p.is_int8() { 1 } else { 4 }).sum()
+        self.params.iter().map(|(_, p)| p.bytes()).sum()
     }
 
     fn generate_group(

@@ -6,7 +6,7 @@ use crate::{
     optimizer::{AdamConfig, Optimizer},
     ppo::{Ppo, Reward},
 };
-use autograd::{Grads, Tape};
+use autograd::{Grads, Linear, ParamKind, Params, Tape};
 use device::Device;
 use formats::{Act, Arch, ModelConfig, Norm};
 use model::{Batch, Completion, LoraConfig, Model, Pass, Precision, Rng, Sampling, Target};
@@ -85,7 +85,10 @@ fn lora_config() -> LoraConfig {
 }
 
 /// Forward, full step and LoRA step on 8 x 128 tokens.
-pub fn step_times(config: &ModelConfig, runs: usize) -> Result<Value> {
+///
+/// # Errors
+/// When a loss is not finite.
+pub fn step_times(config: &ModelConfig, precision: Precision, runs: usize) -> Result<Value> {
     let device = Device::cpu();
     let ids = random_ids(8, 128, config.vocab, 1);
     let examples: Vec<Example> = ids.iter().cloned().map(Example::whole).collect();
@@ -95,58 +98,54 @@ pub fn step_times(config: &ModelConfig, runs: usize) -> Result<Value> {
         let t = v["median_s"].as_f64().unwrap_or(f64::NAN);
         with(v, "tok_s", tokens / t)
     };
-    let mut model = Model::random(&device, config.clone(), 0);
-    let forward = rate(time(runs, || {
-        let mut tape = Tape::inference(&model.params);
-        let batch = Batch::new(&device, &ids);
-        model.hidden(&mut tape, &batch, Pass::default());
-        Ok(())
-    })?);
-    let loss = rate(time(runs, || lm::loss(&model, &refs, Pass::default(), None).map(|_| ()))?);
-    model.train_all();
-    let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
-    let mut grads = Grads::new();
-    let full = rate(time(runs, || {
-        lm::loss(&model, &refs, Pass::default(), Some((&mut grads, 1.0 / 1016.0)))?;
-        optimizer.step(&mut model.params, &mut grads, 1e-5, 1.0).map(|_| ())
-    })?);
-    drop((model, optimizer, grads));
-    let lora = |int8: bool| -> Result<Value> {
+    let full_step = |out: &mut Value| -> Result<()> {
         let mut model = Model::random(&device, config.clone(), 0);
-        if int8 {
-            model.quantize(Precision::INT8);
-        }
-        model.attach_lora(&lora_config(), 0);
-        model.train_adapters();
+        model.train_all();
         let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
         let mut grads = Grads::new();
-        Ok(rate(time(runs, || {
+        out["full_step_adamw_fused"] = rate(time(runs, || {
             lm::loss(&model, &refs, Pass::default(), Some((&mut grads, 1.0 / 1016.0)))?;
-            optimizer.step(&mut model.params, &mut grads, 1e-4, 1.0).map(|_| ())
-        })?))
+            optimizer.step(&mut model.params, &mut grads, 1e-5, 1.0).map(|_| ())
+        })?);
+        Ok(())
     };
-    Ok(json!({
-        "forward_hidden_nograd": forward,
-        "forward_loss_nograd": loss,
-        "full_step_adamw_fused": full,
-        "lora_step_adamw_fused": lora(false)?,
-        "lora_step_int8": lora(true)?,
-    }))
+    let mut out = json!({});
+    if precision == Precision::F32 {
+        full_step(&mut out)?;
+    }
+    let mut model = Model::random_in(&device, config.clone(), precision, 0);
+    out["forward_logits_nograd"] = rate(time(runs, || {
+        let mut tape = Tape::inference(&model.params);
+        let hidden = model.hidden(&mut tape, &Batch::new(&device, &ids), Pass::default());
+        let head = Linear { weight: model.head(), bias: None, lora: Vec::new(), threshold: 0.0 };
+        tape.linear("logits", hidden, &head, None);
+        Ok(())
+    })?);
+    out["forward_loss_nograd"] = rate(time(runs, || lm::loss(&model, &refs, Pass::default(), None).map(|_| ()))?);
+    model.attach_lora(&lora_config(), 0);
+    model.train_adapters();
+    let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
+    let mut grads = Grads::new();
+    out["lora_step_adamw_fused"] = rate(time(runs, || {
+        lm::loss(&model, &refs, Pass::default(), Some((&mut grads, 1.0 / 1016.0)))?;
+        optimizer.step(&mut model.params, &mut grads, 1e-4, 1.0).map(|_| ())
+    })?);
+    Ok(out)
 }
 
-/// Generation: batch 16, prompt 8, 48 new tokens, plain sampling.
-pub fn generate_times(config: &ModelConfig, runs: usize) -> Result<Value> {
+/// Generation: batch 16, prompt 8, 48 new tokens, plain sampling; without and with adapters.
+///
+/// # Errors
+/// None today.
+pub fn generate_times(config: &ModelConfig, precision: Precision, runs: usize) -> Result<Value> {
     let device = Device::cpu();
     let prompts = random_ids(16, 8, config.vocab, 2);
     let streams: Vec<u32> = (0..16).collect();
     let sampling = Sampling { max_new_tokens: 48, ..Sampling::default() };
+    let mut model = Model::random_in(&device, config.clone(), precision, 0);
     let mut out = json!({});
-    for (name, int8, lora) in [("f32", false, false), ("int8", true, false), ("int8_lora", true, true)] {
-        let mut model = Model::random(&device, config.clone(), 0);
-        if int8 {
-            model.quantize(Precision::INT8);
-        }
-        if lora {
+    for name in ["generate", "generate_lora_unmerged"] {
+        if name.ends_with("unmerged") {
             model.attach_lora(&lora_config(), 0);
         }
         let t = time(runs, || {
@@ -155,6 +154,38 @@ pub fn generate_times(config: &ModelConfig, runs: usize) -> Result<Value> {
         })?;
         let s = t["median_s"].as_f64().unwrap_or(f64::NAN);
         out[name] = with(with(t, "new_tok_s", 768.0 / s), "ms_per_step", s / 48.0 * 1e3);
+    }
+    Ok(out)
+}
+
+/// One LLM.int8 linear layer, f32 in and out: 512 x 2048 by 2048 x 2048, without outliers and with six columns of
+/// them.
+///
+/// # Errors
+/// None today.
+pub fn int8_times(runs: usize) -> Result<Value> {
+    let (device, m, n, k) = (Device::cpu(), 512, 2048, 2048);
+    let mut params = Params::new(&device);
+    let weight = params.add_int8("w", n, k, &Rng::new(0, "w").normals(n * k, 0.02));
+    let bias = params.add("b", 1, n, ParamKind::Plain, &vec![0.0; n]);
+    let layer = Linear { weight, bias: Some(bias), lora: Vec::new(), threshold: 6.0 };
+    let mut x = Rng::new(0, "x").normals(m * k, 1.0);
+    let mut out = json!({ "shape": [m, k, n] });
+    for name in ["int8_t6_nooutlier", "int8_t6_6outliercols"] {
+        if name.ends_with("cols") {
+            let columns = (0..m).flat_map(|i| (0..6).map(move |c| i * k + 331 * c + 7));
+            columns.for_each(|at| x[at] *= 20.0);
+        }
+        let mut tape = Tape::inference(&params);
+        let rows = tape.leaf(device.upload(&x), m, k, false);
+        let t = time(runs, || {
+            let y = tape.linear("int8", rows, &layer, None);
+            tape.release(y);
+            Ok(())
+        })?;
+        let ms = |key: &str| t[key].as_f64().unwrap_or(f64::NAN) * 1e3;
+        let gops = 2e-6 * (m * n * k) as f64 / ms("median_s");
+        out[name] = json!({ "ms": ms("median_s"), "min_ms": ms("min_s"), "gops": gops, "n": runs });
     }
     Ok(out)
 }
@@ -172,10 +203,12 @@ impl Reward for LowerHalf {
 }
 
 /// A PPO iteration: 32 rollouts of 8 + 32, 4 epochs of minibatches of 8, LoRA rank 16.
+///
+/// # Errors
+/// When the first minibatch's probability ratio is not exactly 1.
 pub fn ppo_times(config: &ModelConfig, precision: Precision, iterations: usize) -> Result<Value> {
     let device = Device::cpu();
-    let mut model = Model::random(&device, config.clone(), 0);
-    model.quantize(precision);
+    let mut model = Model::random_in(&device, config.clone(), precision, 0);
     model.attach_lora(&lora_config(), 0);
     let settings = rl::PpoConfig {
         learning_rate: 1e-4,
@@ -216,6 +249,7 @@ pub fn ppo_times(config: &ModelConfig, precision: Precision, iterations: usize) 
     };
     let last = last.expect("at least one iteration");
     Ok(json!({
+        "rollouts": 32, "prompt": 8, "new": 32, "ppo_epochs": 4, "minibatch": 8, "optimizer_steps": 16,
         "seconds": {
             "rollout": column(0), "score": column(1), "train": column(2), "total": column(3), "n": rows.len(),
         },

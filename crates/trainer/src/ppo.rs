@@ -224,7 +224,7 @@ impl Ppo {
         let args = FullKlArgs {
             x_policy: policy.arg(),
             x_ref: reference.arg(),
-            head_packed: self.model.params.packed(self.model.head()).arg(),
+            head_packed: self.model.params.packed(self.model.head()),
             kl: kl.arg_mut(),
         };
         device.run(&FullKl { rows, hidden, vocab, inv_temperature: 1.0 / self.config.temperature }, args);

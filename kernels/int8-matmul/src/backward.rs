@@ -1,15 +1,15 @@
 //! dx = dy W with an int8 weight, dequantised panel by panel.
 //!
-//! A task dequantises `tile_cols` input columns of W into an f32 panel in its own scratch, once, and runs the
-//! dense register tile over all rows with it: no layer-sized temporary, and the dequantisation costs one
-//! multiplication per weight against m multiply-adds.
+//! W = diag(scb / 127) q, so dx = (dy diag(scb / 127)) q: the scale goes to dy, which is then rounded to bf16, and q
+//! is exact in bf16 (|q| <= 127 has seven bits). That runs at twice the speed of f32 where the CPU multiplies bf16,
+//! and rounds what a 16-bit backward pass rounds. A task turns `tile_cols()` input columns of q into a panel in its
+//! own scratch, once, and runs the register tile over all rows with it: no layer-sized temporary.
 
 use crate::pack::{COLS, packed_len};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
-use matmul::{Strided, Target, product, tile_cols};
-use std::cell::RefCell;
+use matmul::{tile_cols, times_packed};
 
-/// dx (+)= dy W, W int8 `[n, k]` dequantised as q * scb / 127.
+/// dx (+)= dy W, W int8 `[n, k]` standing for q * scb / 127; dy * scb / 127 is rounded to bf16, sums are f32.
 #[derive(Debug, Clone, Copy)]
 pub struct Int8LinearBackward {
     /// Rows of dy.
@@ -34,24 +34,23 @@ pub struct Int8LinearBackwardArgs<'a> {
     pub dx: Out<'a>,
 }
 
-thread_local! {
-    static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
 cpu::simd_fn! {
-    /// panel[j, c] = q(j, first + c) * scb[j] / 127 for all n outputs j; `first` and `cols` are multiples of 4.
-    fn dequantize_panel(packed: &[i8], scb: &[f32], k: usize, first: usize, cols: usize, panel: &mut [f32]) {
+    /// The panel of columns `first..first + cols` over pairs of outputs, in bf16; `first` and `cols` are multiples
+    /// of 4.
+    fn panel_of_pairs(packed: &[i8], k: usize, first: usize, cols: usize, panel: &mut [u32]) {
         let wide = k.next_multiple_of(4);
         let quads = (cols.min(wide - first)) / 4;
-        for (block, (scb, rows)) in scb.chunks(COLS).zip(panel.chunks_mut(COLS * cols)).enumerate() {
+        for (block, rows) in panel.chunks_mut(COLS / 2 * cols).enumerate() {
             let base = &packed[block * wide * COLS + first * COLS..][..quads * 4 * COLS];
-            for (j, s) in scb.iter().enumerate() {
-                let s = *s / 127.0;
-                let (have, rest) = rows[j * cols..(j + 1) * cols].split_at_mut(4 * quads);
+            for (v, row) in rows.chunks_exact_mut(cols).enumerate() {
+                let (have, rest) = row.split_at_mut(4 * quads);
                 for (to, quad) in have.as_chunks_mut::<4>().0.iter_mut().zip(base.as_chunks::<{ 4 * COLS }>().0) {
-                    *to = std::array::from_fn(|t| f32::from(quad[4 * j + t]) * s);
+                    let two: &[i8; 8] = quad[8 * v..8 * v + 8].try_into().expect("two outputs");
+                    *to = std::array::from_fn(|t| {
+                        f32::from(two[t]).to_bits() | f32::from(two[4 + t]).to_bits() >> 16
+                    });
                 }
-                rest.fill(0.0);
+                rest.fill(0);
             }
         }
     }
@@ -76,18 +75,9 @@ impl Kernel for Int8LinearBackward {
 
     fn cpu(&self, args: Int8LinearBackwardArgs<'_>) {
         let Int8LinearBackward { m, n, k, accumulate } = *self;
-        let (dy, packed, scb) = (args.dy.host(), args.packed.host(), args.scb.host());
-        let target = Target::new(args.dx.host(), k, k).accumulating(accumulate);
-        let cols = tile_cols();
-        cpu::par_for(k.div_ceil(cols), (m + 1) * n * cols / 4, |p| {
-            let mut panel = PANEL.take();
-            if panel.len() < n * cols {
-                panel.resize(n * cols, 0.0);
-            }
-            dequantize_panel(packed, scb, k, p * cols, cols, &mut panel[..n * cols]);
-            // SAFETY: panel p's columns belong to this task.
-            unsafe { product(Strided { data: dy, row: n, step: 1 }, 0..m, n, &panel, p, 1, &target) };
-            PANEL.set(panel);
-        });
+        let (packed, cols) = (args.packed.host(), tile_cols());
+        let scale: Vec<f32> = args.scb.host().iter().map(|s| s / 127.0).collect();
+        let pack = |first: usize, panel: &mut [u32]| panel_of_pairs(packed, k, first, cols, panel);
+        times_packed(args.dy.host(), Some(&scale), (m, n, k), pack, args.dx.host(), accumulate);
     }
 }

@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn backward_is_the_product_with_the_dequantised_weight(
+    fn backward_is_the_chain_of_scaled_and_rounded_gradients(
         m in 0usize..20, n in 1usize..50, k in 1usize..70, accumulate: bool,
     ) {
         let (dy, dense, before) = (values(m * n, 1, 1.0), values(n * k, 2, 1.0), values(m * k, 3, 1.0));
@@ -100,7 +100,8 @@ proptest! {
         for i in 0..m {
             for t in 0..k {
                 let chain = (0..n).fold(0.0f32, |a, j| {
-                    dy[i * n + j].mul_add(f32::from(w.q[j * k + t]) * (w.scb[j] / 127.0), a)
+                    let d = matmul::round_bf16(dy[i * n + j] * (w.scb[j] / 127.0));
+                    d.mul_add(f32::from(w.q[j * k + t]), a)
                 });
                 let want = if accumulate { before[i * k + t] + chain } else { chain };
                 prop_assert_eq!(dx[i * k + t].to_bits(), want.to_bits());

@@ -46,7 +46,7 @@ fn head(c: &mut Criterion) {
                 b.iter(|| {
                     LmLogProbBackward { rows, hidden, vocab, inv_temperature }.cpu(LmLogProbBackwardArgs {
                         x: (&x).into(),
-                        head: (&w).into(),
+                        head: Some((&w).into()),
                         head_packed: (&packed).into(),
                         targets: (&targets).into(),
                         lse: (&lse).into(),

@@ -4,11 +4,11 @@
 
 use crate::{
     check,
-    log_prob::{at_least, linear, rows_per_block},
+    log_prob::{at_least, rows_per_block},
     softmax::{CHUNK, log_sum_exp},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
-use matmul::packed_len;
+use matmul::Packed;
 use std::cell::RefCell;
 
 /// sum_v p_v ln(p_v / q_v) per row, p the policy's distribution and q the reference's.
@@ -31,7 +31,7 @@ pub struct FullKlArgs<'a> {
     /// `[rows, hidden]`.
     pub x_ref: In<'a>,
     /// The `[vocab, hidden]` head packed by [`matmul::PackWeight`].
-    pub head_packed: In<'a>,
+    pub head_packed: Packed<'a>,
     /// `[rows]`, in nats.
     pub kl: Out<'a>,
 }
@@ -49,7 +49,7 @@ impl Kernel for FullKl {
         check::inv_temperature(Self::NAME, inv_temperature)?;
         expect_len(Self::NAME, "x_policy", args.x_policy.len(), rows * hidden)?;
         expect_len(Self::NAME, "x_ref", args.x_ref.len(), rows * hidden)?;
-        expect_len(Self::NAME, "head_packed", args.head_packed.len(), packed_len(vocab, hidden))?;
+        args.head_packed.expect(Self::NAME, "head_packed", vocab, hidden)?;
         expect_len(Self::NAME, "kl", args.kl.len(), rows)
     }
 
@@ -66,15 +66,15 @@ impl Kernel for FullKl {
     fn cpu(&self, args: FullKlArgs<'_>) {
         let FullKl { rows, hidden, vocab, inv_temperature } = *self;
         let (xp, xq) = (args.x_policy.host(), args.x_ref.host());
-        let (packed, kl) = (args.head_packed.host(), args.kl.host());
+        let (head, kl) = (args.head_packed, args.kl.host());
         let [mut p, mut q] = LOGITS.take();
         let block = rows_per_block(vocab);
         for first in (0..rows).step_by(block) {
             let n = block.min(rows - first);
             let part = first * hidden..(first + n) * hidden;
             let (p, q) = (at_least(&mut p, n * vocab), at_least(&mut q, n * vocab));
-            linear(n, vocab, hidden, &xp[part.clone()], packed, p);
-            linear(n, vocab, hidden, &xq[part], packed, q);
+            head.product(n, vocab, hidden, &xp[part.clone()], p);
+            head.product(n, vocab, hidden, &xq[part], q);
             let (p, q) = (&*p, &*q);
             cpu::par_rows(&mut kl[first..first + n], 1, 1, 32 * vocab, |i, out| {
                 let row = i * vocab..(i + 1) * vocab;

@@ -6,7 +6,7 @@
 
 use crate::{check, softmax};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
-use matmul::{Linear, LinearArgs, packed_len};
+use matmul::Packed;
 use std::cell::RefCell;
 
 /// log p(target) under softmax(x head^T * `inv_temperature`).
@@ -26,8 +26,8 @@ pub struct LmLogProb {
 pub struct LmLogProbArgs<'a> {
     /// `[rows, hidden]`.
     pub x: In<'a>,
-    /// The `[vocab, hidden]` head packed by [`matmul::PackWeight`].
-    pub head_packed: In<'a>,
+    /// The packed `[vocab, hidden]` head.
+    pub head_packed: Packed<'a>,
     /// `[rows]`, each below `vocab`.
     pub targets: In<'a, u32>,
     /// `[rows]`, natural logarithms.
@@ -58,12 +58,6 @@ pub(crate) fn at_least(v: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut v[..len]
 }
 
-/// y = x W^T for a packed W.
-pub(crate) fn linear(m: usize, n: usize, k: usize, x: &[f32], packed: &[f32], y: &mut [f32]) {
-    let args = LinearArgs { x: x.into(), packed: packed.into(), bias: None, residual: None, y: y.into() };
-    Linear { m, n, k }.cpu(args);
-}
-
 impl Kernel for LmLogProb {
     type Args<'a> = LmLogProbArgs<'a>;
     const NAME: &'static str = "lm_log_prob";
@@ -72,7 +66,7 @@ impl Kernel for LmLogProb {
         let LmLogProb { rows, hidden, vocab, inv_temperature } = *self;
         check::inv_temperature(Self::NAME, inv_temperature)?;
         expect_len(Self::NAME, "x", args.x.len(), rows * hidden)?;
-        expect_len(Self::NAME, "head_packed", args.head_packed.len(), packed_len(vocab, hidden))?;
+        args.head_packed.expect(Self::NAME, "head_packed", vocab, hidden)?;
         check::targets(Self::NAME, args.targets, rows, vocab)?;
         expect_len(Self::NAME, "logprob", args.logprob.len(), rows)?;
         expect_len(Self::NAME, "lse", args.lse.len(), rows)?;
@@ -93,7 +87,7 @@ impl Kernel for LmLogProb {
 
     fn cpu(&self, args: LmLogProbArgs<'_>) {
         let LmLogProb { rows, hidden, vocab, inv_temperature } = *self;
-        let (x, packed, targets) = (args.x.host(), args.head_packed.host(), args.targets.host());
+        let (x, head, targets) = (args.x.host(), args.head_packed, args.targets.host());
         let (logprob, lse) = (args.logprob.host(), args.lse.host());
         let (mut entropy, mut kept) = (args.entropy.map(Out::host), args.logits.map(Out::host));
         let (mut scratch, mut stats) = (LOGITS.take(), STATS.take());
@@ -104,7 +98,7 @@ impl Kernel for LmLogProb {
                 Some(all) => &mut all[first * vocab..][..n * vocab],
                 None => at_least(&mut scratch, n * vocab),
             };
-            linear(n, vocab, hidden, &x[first * hidden..][..n * hidden], packed, logits);
+            head.product(n, vocab, hidden, &x[first * hidden..][..n * hidden], logits);
             let logits = &*logits;
             stats.resize(n.max(stats.len()), [0.0; 3]);
             cpu::par_rows(&mut stats[..n], 1, 1, 16 * vocab, |i, out| {

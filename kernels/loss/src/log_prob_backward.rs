@@ -5,12 +5,9 @@
 //! the cache. The matrix of all logits never exists; the head is read once per row block. The head's gradient
 //! takes the block transposed, so that its product reads along cache lines too.
 
-use crate::{
-    check,
-    log_prob::{at_least, linear},
-};
+use crate::{check, log_prob::at_least};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
-use matmul::{Matmul, MatmulArgs, packed_len};
+use matmul::{Matmul, MatmulArgs, Packed};
 use std::{cell::RefCell, ops::Range};
 
 /// Rows per block.
@@ -36,10 +33,10 @@ pub struct LmLogProbBackward {
 pub struct LmLogProbBackwardArgs<'a> {
     /// `[rows, hidden]`.
     pub x: In<'a>,
-    /// `[vocab, hidden]`.
-    pub head: In<'a>,
-    /// The head packed by [`matmul::PackWeight`].
-    pub head_packed: In<'a>,
+    /// `[vocab, hidden]`; needed when the packed head is f32.
+    pub head: Option<In<'a>>,
+    /// The packed head.
+    pub head_packed: Packed<'a>,
     /// `[rows]`.
     pub targets: In<'a, u32>,
     /// `[rows]`, from the forward pass.
@@ -54,11 +51,13 @@ pub struct LmLogProbBackwardArgs<'a> {
     pub dentropy: Option<In<'a>>,
     /// `[rows, hidden]`, overwritten.
     pub dx: Out<'a>,
-    /// `[vocab, hidden]`, added to; none when the head is frozen.
+    /// `[vocab, hidden]`, added to; none when the head is frozen, as it is in bf16.
     pub dhead: Option<Out<'a>>,
 }
 
 thread_local! {
+    static PAIRS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static LINE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static BLOCK: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
@@ -70,8 +69,13 @@ impl Kernel for LmLogProbBackward {
         let LmLogProbBackward { rows, hidden, vocab, inv_temperature } = *self;
         check::inv_temperature(Self::NAME, inv_temperature)?;
         expect_len(Self::NAME, "x", args.x.len(), rows * hidden)?;
-        expect_len(Self::NAME, "head", args.head.len(), vocab * hidden)?;
-        expect_len(Self::NAME, "head_packed", args.head_packed.len(), packed_len(vocab, hidden))?;
+        args.head_packed.expect(Self::NAME, "head_packed", vocab, hidden)?;
+        let read = if matches!(args.head_packed, Packed::F32(_)) { vocab * hidden } else { 0 };
+        expect_len(Self::NAME, "head", args.head.map_or(0, |h| h.len()).min(read), read)?;
+        if matches!(args.head_packed, Packed::Bf16(_)) && args.dhead.is_some() {
+            let problem = "is wanted, but a head in bf16 is frozen".into();
+            return Err(ArgError { kernel: Self::NAME, arg: "dhead", problem });
+        }
         check::targets(Self::NAME, args.targets, rows, vocab)?;
         expect_len(Self::NAME, "lse", args.lse.len(), rows)?;
         // Without a gradient of the entropy its value is not needed; with one it is.
@@ -101,7 +105,7 @@ impl Kernel for LmLogProbBackward {
         let rows_in = Rows {
             shape: *self,
             x: args.x.host(),
-            packed: args.head_packed.host(),
+            head: args.head_packed,
             logits: args.logits.map(In::host),
             targets: args.targets.host(),
             lse: args.lse.host(),
@@ -109,37 +113,49 @@ impl Kernel for LmLogProbBackward {
             dlogprob: args.dlogprob.host(),
             dentropy: args.dentropy.map(In::host),
         };
-        let (head, dx) = (args.head.host(), args.dx.host());
+        let dx = args.dx.host();
         let mut dhead = args.dhead.map(Out::host);
         if vocab == 0 || hidden == 0 {
             return dx.fill(0.0);
         }
-        let [mut scratch, mut transposed] = BLOCK.take();
+        let (mut scratch, mut pairs) = (BLOCK.take(), PAIRS.take());
         for r0 in (0..rows).step_by(ROWS) {
             let r = r0..(r0 + ROWS).min(rows);
+            let part = r.start * hidden..r.end * hidden;
             for v0 in (0..vocab).step_by(VOCAB) {
                 let v = v0..(v0 + VOCAB).min(vocab);
-                let dlogits = at_least(&mut scratch, r.len() * v.len());
-                rows_in.dlogits(r.clone(), v.clone(), dlogits);
-                let part = r.start * hidden..r.end * hidden;
-                dx_product(
-                    dlogits,
-                    r.len(),
-                    v.len(),
-                    hidden,
-                    &head[v0 * hidden..],
-                    &mut dx[part.clone()],
-                    v0 > 0,
-                );
-                if let Some(dhead) = &mut dhead {
-                    let dhead = &mut dhead[v0 * hidden..v.end * hidden];
-                    let t = at_least(&mut transposed, dlogits.len());
-                    transpose(dlogits, v.len(), t);
-                    dhead_product(t, r.len(), v.len(), hidden, &rows_in.x[part], dhead);
+                let dx = &mut dx[part.clone()];
+                match (rows_in.head, args.head) {
+                    (Packed::F32(_), Some(head)) => {
+                        let [dlogits, transposed] = &mut scratch;
+                        let dlogits = at_least(dlogits, r.len() * v.len());
+                        rows_in.dlogits(r.clone(), v.clone(), dlogits);
+                        let head = &head.host()[v0 * hidden..];
+                        dx_product(dlogits, r.len(), v.len(), hidden, head, dx, v0 > 0);
+                        if let Some(dhead) = &mut dhead {
+                            let dhead = &mut dhead[v0 * hidden..v.end * hidden];
+                            let t = at_least(transposed, dlogits.len());
+                            transpose(dlogits, v.len(), t);
+                            dhead_product(t, r.len(), v.len(), hidden, &rows_in.x[part.clone()], dhead);
+                        }
+                    }
+                    (head, _) => {
+                        let len = r.len() * matmul::row_pairs(v.len());
+                        pairs.resize(len.max(pairs.len()), 0);
+                        rows_in.dlogit_pairs(r.clone(), v.clone(), &mut pairs[..len], &mut scratch[0]);
+                        let Packed::Bf16(head) = head.outputs(v0, v.len(), hidden) else {
+                            unreachable!("an f32 head comes with its rows")
+                        };
+                        let pack = |first: usize, panel: &mut [u32]| {
+                            matmul::bf16_columns(head.host(), v.len(), hidden, first, panel)
+                        };
+                        matmul::times_pairs(&pairs[..len], (r.len(), v.len(), hidden), pack, dx, v0 > 0);
+                    }
                 }
             }
         }
-        BLOCK.set([scratch, transposed]);
+        BLOCK.set(scratch);
+        PAIRS.set(pairs);
     }
 }
 
@@ -195,7 +211,7 @@ fn dhead_product(t: &[f32], rows: usize, vocab: usize, hidden: usize, x: &[f32],
 struct Rows<'a> {
     shape: LmLogProbBackward,
     x: &'a [f32],
-    packed: &'a [f32],
+    head: Packed<'a>,
     logits: Option<&'a [f32]>,
     targets: &'a [u32],
     lse: &'a [f32],
@@ -207,31 +223,62 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// The gradient of the logits for rows `r` and vocabulary `v`, `[r.len(), v.len()]`.
     fn dlogits(&self, r: Range<usize>, v: Range<usize>, out: &mut [f32]) {
-        let LmLogProbBackward { hidden, vocab, inv_temperature, .. } = self.shape;
-        if self.logits.is_none() {
-            let x = &self.x[r.start * hidden..r.end * hidden];
-            // A block starts at a whole panel, and panels follow one another.
-            let packed = &self.packed[v.start * hidden..][..packed_len(v.len(), hidden)];
-            linear(r.len(), v.len(), hidden, x, packed, out);
-        }
+        self.logits(r.clone(), v.clone(), out);
         cpu::par_rows(out, v.len(), 8, 16 * v.len(), |first, block| {
             for (i, row) in (r.start + first..).zip(block.chunks_exact_mut(v.len())) {
                 if let Some(all) = self.logits {
-                    row.copy_from_slice(&all[i * vocab + v.start..][..v.len()]);
+                    row.copy_from_slice(&all[i * self.shape.vocab + v.start..][..v.len()]);
                 }
-                let d = self.dlogprob[i];
-                match (self.dentropy, self.entropy) {
-                    (Some(dh), Some(h)) if dh[i] != 0.0 => {
-                        gradient_with_entropy(row, inv_temperature, self.lse[i], d, dh[i], h[i]);
-                    }
-                    _ => gradient(row, inv_temperature, self.lse[i], d),
-                }
-                let target = self.targets[i] as usize;
-                if v.contains(&target) {
-                    row[target - v.start] += inv_temperature * d;
-                }
+                self.gradient(i, &v, row);
             }
         });
+    }
+
+    /// As [`Rows::dlogits`] in bf16 pairs, rows [`matmul::row_pairs`] apart.
+    fn dlogit_pairs(&self, r: Range<usize>, v: Range<usize>, out: &mut [u32], scratch: &mut Vec<f32>) {
+        let computed = if self.logits.is_none() { r.len() * v.len() } else { 0 };
+        let computed = at_least(scratch, computed);
+        self.logits(r.clone(), v.clone(), computed);
+        let (from, row, start) = match self.logits {
+            Some(all) => (all, self.shape.vocab, r.start * self.shape.vocab + v.start),
+            None => (&*computed, v.len(), 0),
+        };
+        cpu::par_rows(out, matmul::row_pairs(v.len()), 8, 16 * v.len(), |first, block| {
+            let mut line = LINE.take();
+            for (i, out) in (first..).zip(block.chunks_exact_mut(matmul::row_pairs(v.len()))) {
+                line.clear();
+                line.extend_from_slice(&from[start + i * row..][..v.len()]);
+                self.gradient(r.start + i, &v, &mut line);
+                matmul::pairs(&line, None, out);
+            }
+            LINE.set(line);
+        });
+    }
+
+    /// Computes the logits again, unless they were kept.
+    fn logits(&self, r: Range<usize>, v: Range<usize>, out: &mut [f32]) {
+        if self.logits.is_none() {
+            let hidden = self.shape.hidden;
+            let x = &self.x[r.start * hidden..r.end * hidden];
+            // A block starts at a whole panel, and panels follow one another.
+            self.head.outputs(v.start, v.len(), hidden).product(r.len(), v.len(), hidden, x, out);
+        }
+    }
+
+    /// The logits of row `i` and vocabulary `v` to their gradient, in place.
+    fn gradient(&self, i: usize, v: &Range<usize>, row: &mut [f32]) {
+        let inv_temperature = self.shape.inv_temperature;
+        let d = self.dlogprob[i];
+        match (self.dentropy, self.entropy) {
+            (Some(dh), Some(h)) if dh[i] != 0.0 => {
+                gradient_with_entropy(row, inv_temperature, self.lse[i], d, dh[i], h[i]);
+            }
+            _ => gradient(row, inv_temperature, self.lse[i], d),
+        }
+        let target = self.targets[i] as usize;
+        if v.contains(&target) {
+            row[target - v.start] += inv_temperature * d;
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl Case {
         let (one, half) = (vec![1.0f32; rows], vec![0.5f32; rows]);
         let args = LmLogProbBackwardArgs {
             x: (&self.x).into(),
-            head: (&self.head).into(),
+            head: Some((&self.head).into()),
             head_packed: (&self.packed).into(),
             targets: (&self.targets).into(),
             lse: (&f.lse).into(),
@@ -195,4 +195,64 @@ fn no_rows_are_no_trouble_and_wrong_arguments_are_named() {
     };
     assert_eq!(message(1.0), "lm_log_prob: argument `targets`: row 1 has class 9, expected one below 9");
     assert!(message(0.0).starts_with("lm_log_prob: argument `inv_temperature`"));
+}
+
+#[test]
+fn a_bf16_head_agrees_with_the_definition_and_with_itself() {
+    // More rows than a block, more words than two blocks, an odd last pair of words and of columns.
+    let (rows, hidden, vocab) = (530, 13, 4071);
+    let case = Case::new(rows, hidden, vocab);
+    let mut packed = vec![0u32; matmul::bf16_packed_len(vocab, hidden)];
+    matmul::PackBf16 { n: vocab, k: hidden }
+        .cpu(matmul::PackBf16Args { w: (&case.head).into(), packed: (&mut packed[..]).into() });
+    let run = |first: usize, n: usize| {
+        let (mut lp, mut lse, mut entropy) = (vec![0.0f32; n], vec![0.0f32; n], vec![0.0f32; n]);
+        let mut logits = vec![0.0f32; n * vocab];
+        let shape = LmLogProb { rows: n, hidden, vocab, inv_temperature: 1.25 };
+        let args = LmLogProbArgs {
+            x: case.x[first * hidden..][..n * hidden].into(),
+            head_packed: (&packed).into(),
+            targets: case.targets[first..first + n].into(),
+            logprob: (&mut lp).into(),
+            lse: (&mut lse).into(),
+            entropy: Some((&mut entropy).into()),
+            logits: Some((&mut logits).into()),
+        };
+        shape.check(&args).unwrap();
+        shape.cpu(args);
+        Forward { logprob: lp, lse, entropy, logits }
+    };
+    let f = run(0, rows);
+    let alone = run(517, 1);
+    assert_eq!((alone.logprob[0], alone.lse[0]), (f.logprob[517], f.lse[517]));
+    let (one, half) = (vec![1.0f32; rows], vec![0.5f32; rows]);
+    let backward = |logits: Option<&Vec<f32>>, dhead: Option<&mut Vec<f32>>| {
+        let mut dx = vec![f32::NAN; rows * hidden];
+        let args = LmLogProbBackwardArgs {
+            x: (&case.x).into(),
+            head: None,
+            head_packed: (&packed).into(),
+            targets: (&case.targets).into(),
+            lse: (&f.lse).into(),
+            entropy: Some((&f.entropy).into()),
+            logits: logits.map(Into::into),
+            dlogprob: (&one).into(),
+            dentropy: Some((&half).into()),
+            dx: (&mut dx).into(),
+            dhead: dhead.map(Into::into),
+        };
+        let shape = LmLogProbBackward { rows, hidden, vocab, inv_temperature: 1.25 };
+        shape.check(&args).map(|()| shape.cpu(args)).map(|()| dx)
+    };
+    let kept = backward(Some(&f.logits), None).unwrap();
+    assert_eq!(backward(None, None).unwrap(), kept, "kept logits give the gradient of computed ones");
+    let (want, dx, _) = case.reference();
+    let logprob: Vec<f64> = want.iter().map(|w| w[0]).collect();
+    let entropy: Vec<f64> = want.iter().map(|w| w[2]).collect();
+    for (name, got, want) in [("logprob", &f.logprob, &logprob), ("entropy", &f.entropy, &entropy), ("dx", &kept, &dx)] {
+        let error = relative_error(got, want);
+        assert!(error < 1e-2, "{name}: {error}");
+    }
+    let refused = backward(None, Some(&mut vec![0.0; vocab * hidden])).unwrap_err();
+    assert!(refused.to_string().contains("frozen"), "{refused}");
 }

@@ -78,7 +78,7 @@ proptest! {
         let (dlp, de) = (values(rows, 3), values(rows, 4));
         let (mut dx, mut dhead) = (vec![0.0; x.len()], vec![0.0; head.len()]);
         LmLogProbBackward { rows, hidden, vocab, inv_temperature }.cpu(LmLogProbBackwardArgs {
-            x: (&x).into(), head: (&head).into(), head_packed: (&packed).into(), targets: (&targets).into(),
+            x: (&x).into(), head: Some((&head).into()), head_packed: (&packed).into(), targets: (&targets).into(),
             lse: (&lse).into(), entropy: with_entropy.then(|| (&ent).into()), logits: keep.then(|| (&logits).into()),
             dlogprob: (&dlp).into(), dentropy: with_entropy.then(|| (&de).into()),
             dx: (&mut dx).into(), dhead: Some((&mut dhead).into()),

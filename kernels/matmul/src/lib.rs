@@ -3,6 +3,7 @@
 //! Every output element is one chain over the inner dimension, ascending, of fused multiply-adds; then the
 //! bias, then the residual. So a row's result depends on nothing but that row and the weights: not on the
 //! number of rows, the tile it fell into, the threads, or the instruction set.
+mod bf16;
 mod blocks;
 mod linear;
 mod matmul;
@@ -10,8 +11,14 @@ mod micro;
 mod pack;
 mod panel;
 
+pub use bf16::{
+    Bf16Linear, Bf16LinearArgs, Bf16LinearBackward, Bf16LinearBackwardArgs, PackBf16, PackBf16Args, Packed,
+    bf16_columns, bf16_packed_len, halves, pair, pairs, round_bf16, row_pairs, times_packed, times_pairs,
+    unpack_bf16,
+};
 pub use blocks::for_blocks;
 pub use linear::{Linear, LinearArgs};
+pub use micro::Element;
 pub use matmul::{Matmul, MatmulArgs};
 pub use pack::{PackWeight, PackWeightArgs, packed_len};
 pub use panel::{Strided, Target, product, tile_cols, tile_rows};

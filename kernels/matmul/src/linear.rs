@@ -61,17 +61,7 @@ impl Kernel for Linear {
         for_blocks(m, n, cols, tile_rows(), k, |rows, panels| {
             let slice = &packed[panels.start * k * cols..panels.end * k * cols];
             // SAFETY: `for_blocks` hands each (row, panel) to one task.
-            unsafe {
-                product(
-                    Strided { data: x, row: k, step: 1 },
-                    rows,
-                    k,
-                    slice,
-                    panels.start,
-                    panels.len(),
-                    &target,
-                )
-            };
+            unsafe { product(Strided::rows(x, k), rows, k, slice, panels.start, panels.len(), &target) };
         });
     }
 }

@@ -9,9 +9,23 @@
 //!   rows run at the speed of the memory that the weights lie in;
 //! - scale, bias and residual are applied to the registers on their way to memory;
 //! - a long inner dimension comes in blocks: the accumulators are put down and picked up unrounded, so the
-//!   chain is the same as in one go.
+//!   chain is the same as in one go;
+//! - one tile serves f32 and bf16: a 32-bit element is one f32 or two bf16, and only the multiply-add differs.
 
+use crate::bf16::halves;
 use cpu::Isa;
+
+/// What the 32 bits of an element of A and of a panel hold: one step of a tile's inner loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// One f32.
+    F32,
+    /// Two inner elements in bf16, the first in the upper half. Their products are exact in f32 and are added one
+    /// after the other, each sum rounded to nearest even: a fused chain over the rounded operands. This is what
+    /// `VDPBF16PS` does (Intel SDM volume 2, "VDPBF16PS": the upper pair first), save that the instruction
+    /// flushes sums below 2^-126 to zero.
+    Bf16Pair,
+}
 
 /// Bytes between the panel row in use and the one asked for; several panels at once need no asking.
 #[cfg(target_arch = "x86_64")]
@@ -43,6 +57,8 @@ pub(crate) fn panels_at_once(rows: usize) -> usize {
 /// Operands of one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
+    /// What A and the panel hold.
+    pub(crate) element: Element,
     /// First element of A's first row.
     pub(crate) a: *const f32,
     /// Distance between rows of A.
@@ -91,12 +107,20 @@ pub(crate) struct Store {
 /// Every access that the operands and `finish` describe must be in bounds and free of races.
 pub(crate) unsafe fn tile(rows: usize, cols: usize, o: &Operands, finish: Finish) {
     #[cfg(target_arch = "x86_64")]
-    match cpu::isa() {
-        // SAFETY: the features were detected; the rest is the caller's contract.
-        Isa::Avx512 => return unsafe { x86::avx512(rows, cols.div_ceil(16), o, finish) },
-        // SAFETY: as above.
-        Isa::Avx2 => return unsafe { x86::avx2(rows, cols.div_ceil(8), o, finish) },
-        Isa::Portable => {}
+    {
+        use Element::{Bf16Pair, F32};
+        let run = match (cpu::isa(), o.element) {
+            (Isa::Avx512, F32) => Some((x86::avx512 as x86::Tile, 16)),
+            (Isa::Avx512, Bf16Pair) if x86::has_bf16() => Some((x86::avx512_bf16 as x86::Tile, 16)),
+            (Isa::Avx512, Bf16Pair) => Some((x86::avx512_halves as x86::Tile, 16)),
+            (Isa::Avx2, F32) => Some((x86::avx2 as x86::Tile, 8)),
+            (Isa::Avx2, Bf16Pair) => Some((x86::avx2_halves as x86::Tile, 8)),
+            (Isa::Portable, _) => None,
+        };
+        if let Some((run, lanes)) = run {
+            // SAFETY: the features were detected; the rest is the caller's contract.
+            return unsafe { run(rows, cols.div_ceil(lanes), o, finish) };
+        }
     }
     // SAFETY: the caller's contract.
     unsafe { portable(rows, cols.next_multiple_of(8), o, finish) }
@@ -115,7 +139,16 @@ unsafe fn portable(rows: usize, cols: usize, o: &Operands, finish: Finish) {
             for k in 0..o.k {
                 let x = *o.a.add(i * o.row + k * o.step);
                 let b = std::slice::from_raw_parts(o.b.add(16 * k), cols);
-                acc.iter_mut().zip(b).for_each(|(c, b)| *c = x.mul_add(*b, *c));
+                match o.element {
+                    Element::F32 => acc.iter_mut().zip(b).for_each(|(c, b)| *c = x.mul_add(*b, *c)),
+                    Element::Bf16Pair => {
+                        let x = halves(x.to_bits());
+                        for (c, b) in acc.iter_mut().zip(b) {
+                            let b = halves(b.to_bits());
+                            *c = x[1].mul_add(b[1], x[0].mul_add(b[0], *c));
+                        }
+                    }
+                }
             }
             match finish {
                 Finish::Raw(to) => (0..cols).for_each(|j| *to.add(i * o.acc_row + j) = acc[j]),
@@ -147,7 +180,45 @@ pub(crate) unsafe fn store_one(s: &Store, i: usize, j: usize, acc: f32) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Finish, Operands};
-    use std::arch::x86_64::*;
+    use std::{arch::x86_64::*, sync::OnceLock};
+
+    /// A tile of some rows and vectors.
+    pub(super) type Tile = unsafe fn(usize, usize, &Operands, Finish);
+
+    /// Whether the machine multiplies bf16.
+    pub(super) fn has_bf16() -> bool {
+        static HAS: OnceLock<bool> = OnceLock::new();
+        *HAS.get_or_init(|| is_x86_feature_detected!("avx512bf16"))
+    }
+
+    /// acc + a b over pairs of bf16, by the instruction that is made for it.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[inline]
+    fn bf16_512(a: __m512, b: __m512, acc: __m512) -> __m512 {
+        // SAFETY: both types are 512 bits of plain data.
+        let [a, b]: [__m512bh; 2] = unsafe { std::mem::transmute([a, b]) };
+        _mm512_dpbf16_ps(acc, a, b)
+    }
+
+    /// As [`bf16_512`], half by half.
+    #[target_feature(enable = "avx512f,avx512dq")]
+    #[inline]
+    fn halves_512(a: __m512, b: __m512, acc: __m512) -> __m512 {
+        let mask = _mm512_castsi512_ps(_mm512_set1_epi32(-65536));
+        let low = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(v)));
+        let acc = _mm512_fmadd_ps(_mm512_and_ps(a, mask), _mm512_and_ps(b, mask), acc);
+        _mm512_fmadd_ps(low(a), low(b), acc)
+    }
+
+    /// As [`bf16_512`], half by half.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    fn halves_256(a: __m256, b: __m256, acc: __m256) -> __m256 {
+        let mask = _mm256_castsi256_ps(_mm256_set1_epi32(-65536));
+        let low = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)));
+        let acc = _mm256_fmadd_ps(_mm256_and_ps(a, mask), _mm256_and_ps(b, mask), acc);
+        _mm256_fmadd_ps(low(a), low(b), acc)
+    }
 
     /// One function per tile shape, so that the accumulators are registers.
     macro_rules! kernels {
@@ -245,9 +316,17 @@ mod x86 {
 
     kernels!(avx2, tile_avx2, "avx2,fma", 8, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps,
         _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps, _mm256_mul_ps, [1 2 3 4 5 6]);
+    kernels!(avx2_halves, tile_avx2_halves, "avx2,fma", 8, __m256, _mm256_setzero_ps, _mm256_loadu_ps,
+        _mm256_storeu_ps, _mm256_set1_ps, halves_256, _mm256_add_ps, _mm256_mul_ps, [1 2 3 4 5 6]);
     kernels!(avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq", 16, __m512, _mm512_setzero_ps,
         _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps, _mm512_mul_ps,
         [1 2 3 4 5 6 7 8 9 10 11 12]);
+    kernels!(avx512_halves, tile_avx512_halves, "avx512f,avx512bw,avx512vl,avx512dq", 16, __m512,
+        _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, halves_512, _mm512_add_ps,
+        _mm512_mul_ps, [1 2 3 4 5 6 7 8 9 10 11 12]);
+    kernels!(avx512_bf16, tile_avx512_bf16, "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16", 16, __m512,
+        _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, bf16_512, _mm512_add_ps,
+        _mm512_mul_ps, [1 2 3 4 5 6 7 8 9 10 11 12]);
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -255,18 +334,32 @@ mod tests {
     use super::*;
 
     /// Every tile shape of the instruction set against scalar chains on the same panel.
-    fn check(max_rows: usize, lanes: usize, run: unsafe fn(usize, usize, &Operands, Finish)) {
+    fn check(max_rows: usize, lanes: usize, element: Element, run: unsafe fn(usize, usize, &Operands, Finish)) {
         let (k, cols) = (37, 2 * lanes);
-        let value = |i: usize| ((i * 7919 + 13) % 1001) as f32 / 500.0 - 1.0;
+        let value = |i: usize| {
+            let at = |i: usize| ((i * 7919 + 13) % 1001) as f32 / 500.0 - 1.0;
+            match element {
+                Element::F32 => at(i),
+                Element::Bf16Pair => f32::from_bits(crate::bf16::pair(at(i), at(i + 7))),
+            }
+        };
+        let step = |a: f32, b: f32, c: f32| match element {
+            Element::F32 => a.mul_add(b, c),
+            Element::Bf16Pair => {
+                let (a, b) = (halves(a.to_bits()), halves(b.to_bits()));
+                a[1].mul_add(b[1], a[0].mul_add(b[0], c))
+            }
+        };
         let a: Vec<f32> = (0..max_rows * k).map(value).collect();
         let b: Vec<f32> = (0..4 * k * cols).map(|i| value(i + 5)).collect();
-        let bias: Vec<f32> = (0..4 * cols).map(|i| value(i + 9)).collect();
+        let bias: Vec<f32> = (0..4 * cols).map(|i| i as f32 / 64.0).collect();
         let shapes = (1..=max_rows).flat_map(|r| [(r, 1), (r, 2)]).chain([(1, 8), (2, 4)]);
         for (rows, vecs) in shapes {
             let width = vecs * lanes;
             let (mut sums, mut out) = (vec![0.0f32; rows * width], vec![1.0f32; rows * width]);
             // The inner dimension in two blocks, as the driver does.
             let whole = Operands {
+                element,
                 a: a.as_ptr(),
                 row: k,
                 step: 1,
@@ -288,7 +381,7 @@ mod tests {
             for i in 0..rows {
                 for j in 0..width {
                     let panel = &b[j / cols * k * cols + j % cols..];
-                    let acc = (0..k).fold(0.0f32, |c, t| a[i * k + t].mul_add(panel[t * cols], c));
+                    let acc = (0..k).fold(0.0f32, |c, t| step(a[i * k + t], panel[t * cols], c));
                     assert_eq!(out[i * width + j], 0.5 * acc + bias[j] + 1.0, "{rows} rows, {vecs} vectors");
                 }
             }
@@ -297,16 +390,32 @@ mod tests {
 
     #[test]
     fn every_tile_of_every_instruction_set_equals_scalar_chains() {
+        use Element::{Bf16Pair, F32};
         if cpu::isa() >= Isa::Avx2 {
-            check(6, 8, x86::avx2);
+            check(6, 8, F32, x86::avx2);
+            check(6, 8, Bf16Pair, x86::avx2_halves);
         }
         if cpu::isa() >= Isa::Avx512 {
-            check(12, 16, x86::avx512);
+            check(12, 16, F32, x86::avx512);
+            check(12, 16, Bf16Pair, x86::avx512_halves);
+            if x86::has_bf16() {
+                check(12, 16, Bf16Pair, x86::avx512_bf16);
+            }
         }
-        // SAFETY: `check` passes what `portable` needs; it takes at most one panel of 16 columns.
-        check(6, 8, |rows, vecs, o, finish| unsafe {
-            for v in (0..vecs).step_by(2) {
-                let (at, take) = (8 * v, 8 * (vecs - v).min(2));
+        for element in [F32, Bf16Pair] {
+            check(6, 8, element, portable_panels);
+        }
+    }
+
+    /// [`portable`], which takes at most one panel of 16 columns.
+    ///
+    /// # Safety
+    /// As [`tile`].
+    unsafe fn portable_panels(rows: usize, vecs: usize, o: &Operands, finish: Finish) {
+        for v in (0..vecs).step_by(2) {
+            let (at, take) = (8 * v, 8 * (vecs - v).min(2));
+            // SAFETY: the caller's contract: `vecs` vectors of every operand.
+            unsafe {
                 let b = o.b.add(v / 2 * o.next_panel);
                 let start = if o.start.is_null() { o.start } else { o.start.add(at) };
                 let finish = match finish {
@@ -320,6 +429,6 @@ mod tests {
                 };
                 portable(rows, take, &Operands { b, start, ..*o }, finish);
             }
-        });
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Blocks of rows times panels, tile by tile, with the epilogue; the other kernel families build on this.
 
-use crate::micro::{Finish, MAX_COLS, MAX_ROWS, Operands, Store, panels_at_once, shape, store_one, tile};
+use crate::micro::{Element, Finish, MAX_COLS, MAX_ROWS, Operands, Store, panels_at_once, shape, store_one, tile};
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 /// Columns of a panel on this machine: packed weights are laid out in panels of this width.
@@ -16,6 +16,8 @@ pub fn tile_rows() -> usize {
 /// A strided view of A: element (i, k) lies at `i * row + k * step`.
 #[derive(Clone, Copy)]
 pub struct Strided<'a> {
+    /// What the elements hold, here and in the panels.
+    pub element: Element,
     /// The elements.
     pub data: &'a [f32],
     /// Distance between rows.
@@ -41,6 +43,18 @@ pub struct Target<'a> {
 unsafe impl Send for Target<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Target<'_> {}
+
+impl<'a> Strided<'a> {
+    /// Rows of f32, `row` apart.
+    pub fn rows(data: &'a [f32], row: usize) -> Self {
+        Strided { element: Element::F32, data, row, step: 1 }
+    }
+
+    /// Rows of bf16 pairs, `row` pairs apart.
+    pub fn pairs(data: &'a [u32], row: usize) -> Self {
+        Strided { element: Element::Bf16Pair, data: bytemuck::cast_slice(data), row, step: 1 }
+    }
+}
 
 impl<'a> Target<'a> {
     /// Overwrites `out`, whose rows are `row` apart and `cols` long.
@@ -165,6 +179,7 @@ pub unsafe fn product(
                 };
                 let saved = if k > block { sums[local * cols..].as_mut_ptr() } else { std::ptr::null_mut() };
                 let o = Operands {
+                    element: a.element,
                     a: x,
                     row,
                     step,
