@@ -19,10 +19,20 @@ pub enum ParamKind {
 }
 
 pub(crate) enum Value {
-    Dense { data: Buffer, packed: Option<Buffer>, stale: bool },
-    Int8 { packed: Buffer<i8>, scb: Buffer },
+    Dense {
+        data: Buffer,
+        packed: Option<Buffer>,
+        stale: bool,
+    },
+    Int8 {
+        packed: Buffer<i8>,
+        scb: Buffer,
+    },
     /// `data` when the weight is also read row by row (tied embeddings).
-    Bf16 { packed: Buffer<u32>, data: Option<Buffer> },
+    Bf16 {
+        packed: Buffer<u32>,
+        data: Option<Buffer>,
+    },
 }
 
 /// One weight.

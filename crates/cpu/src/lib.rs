@@ -14,5 +14,5 @@ mod team;
 pub use math::{dot, erf, exp, ln, max, sigmoid, sum, tanh};
 pub use par::{par_for, par_rows};
 pub use shared::Shared;
-pub use simd::{Isa, isa};
+pub use simd::{Isa, isa, prefetch_write};
 pub use team::{set_threads, threads, with_threads};

@@ -20,6 +20,12 @@ impl<'a> Shared<'a> {
         Shared { start: out.as_mut_ptr(), len: out.len(), borrow: PhantomData }
     }
 
+    /// Asks for the cache line of element `at`, to be written soon.
+    #[inline(always)]
+    pub fn prefetch(&self, at: usize) {
+        crate::prefetch_write(self.start.wrapping_add(at));
+    }
+
     /// The elements `at..at + len`.
     ///
     /// # Safety
@@ -27,6 +33,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Panics
     /// When they lie outside the buffer.
+    #[inline]
     pub unsafe fn slice(&self, at: usize, len: usize) -> &'a mut [f32] {
         assert!(at + len <= self.len, "slice {at}..{} of {}", at + len, self.len);
         // SAFETY: in bounds by the assert; exclusive by the caller's contract.

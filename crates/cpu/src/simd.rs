@@ -14,6 +14,7 @@ pub enum Isa {
 }
 
 /// The best instruction set of this machine. `FERROTUNE_ISA=portable|avx2|avx512` lowers it (never raises).
+#[inline]
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| {
@@ -25,6 +26,19 @@ pub fn isa() -> Isa {
         };
         best.min(asked)
     })
+}
+
+/// Asks for the cache line at `at`, to be written soon: a store to a line that is far away holds up the stores
+/// behind it. Any address is harmless.
+#[inline(always)]
+pub fn prefetch_write(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 #[cfg(target_arch = "x86_64")]

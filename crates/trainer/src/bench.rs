@@ -121,7 +121,8 @@ pub fn step_times(config: &ModelConfig, precision: Precision, runs: usize) -> Re
         tape.linear("logits", hidden, &head, None);
         Ok(())
     })?);
-    out["forward_loss_nograd"] = rate(time(runs, || lm::loss(&model, &refs, Pass::default(), None).map(|_| ()))?);
+    out["forward_loss_nograd"] =
+        rate(time(runs, || lm::loss(&model, &refs, Pass::default(), None).map(|_| ()))?);
     model.attach_lora(&lora_config(), 0);
     model.train_adapters();
     let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());

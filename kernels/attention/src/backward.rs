@@ -8,7 +8,10 @@
 
 use crate::{
     forward::{Columns, check_shape, task_work},
-    inner::{LANES, blocks_len, products, put_all, transposed_rows, weighted_rows, with_scratch},
+    inner::{
+        GROUP, LANES, blocks_len, group_products, group_weighted_rows, products, put_all, transposed_rows,
+        weighted_rows, with_scratch,
+    },
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
@@ -97,12 +100,13 @@ impl Kernel for AttentionBackward {
             let (s, kv) = (task / kv_heads, task % kv_heads);
             let (first, n) = (starts[s] as usize, (starts[s + 1] - starts[s]) as usize);
             let (blocks, line) = (blocks_len(n, d), n.next_multiple_of(LANES));
-            with_scratch(2 * blocks + 2 * QUERIES * line + 2 * n * d, |scratch| {
+            with_scratch(2 * blocks + 2 * QUERIES * line + 2 * n * d + GROUP * d, |scratch| {
                 let (keys, rest) = scratch.split_at_mut(blocks);
                 let (values, rest) = rest.split_at_mut(blocks);
                 let (p, rest) = rest.split_at_mut(QUERIES * line);
                 let (ds, rest) = rest.split_at_mut(QUERIES * line);
-                let (dk, dv) = rest.split_at_mut(n * d);
+                let (dk, rest) = rest.split_at_mut(n * d);
+                let (dv, rows_out) = rest.split_at_mut(n * d);
                 dk.fill(0.0);
                 dv.fill(0.0);
                 if n > 0 {
@@ -112,26 +116,46 @@ impl Kernel for AttentionBackward {
                 for head in c.group(kv) {
                     for i0 in (0..n).step_by(QUERIES) {
                         let count = QUERIES.min(n - i0);
+                        let query = |i: usize| &qkv[(first + i) * width + c.q(head)..][..d];
+                        let slope = |i: usize| &dout[((first + i) * heads + head) * d..][..d];
+                        let grouped = i0 + count / GROUP * GROUP;
+                        for i in (i0..grouped).step_by(GROUP) {
+                            let (at, blocks) = ((i - i0) * line, (i + GROUP).div_ceil(LANES));
+                            let q = std::array::from_fn(|g| query(i + g));
+                            group_products(q, keys, blocks, &mut p[at..], line);
+                            let do_ = std::array::from_fn(|g| slope(i + g));
+                            group_products(do_, values, blocks, &mut ds[at..], line);
+                        }
+                        for i in grouped..i0 + count {
+                            let (at, lanes) = ((i - i0) * line, (i + 1).next_multiple_of(LANES));
+                            products(query(i), keys, &mut p[at..at + lanes]);
+                            products(slope(i), values, &mut ds[at..at + lanes]);
+                        }
                         for i in i0..i0 + count {
                             let row = first + i;
-                            let q = &qkv[row * width + c.q(head)..][..d];
-                            let at = (row * heads + head) * d..(row * heads + head + 1) * d;
-                            let (o, do_) = (&out[at.clone()], &dout[at]);
-                            let lanes = (i + 1).next_multiple_of(LANES);
+                            let delta = inner_product(slope(i), &out[(row * heads + head) * d..][..d]);
+                            let lse = lse[row * heads + head];
                             let p = &mut p[(i - i0) * line..][..line];
                             let ds = &mut ds[(i - i0) * line..][..line];
-                            products(q, keys, &mut p[..lanes]);
-                            products(do_, values, &mut ds[..lanes]);
-                            let delta = inner_product(do_, o);
-                            let lse = lse[row * heads + head];
                             differentiate(&mut p[..i + 1], &mut ds[..i + 1], c.scale(), lse, delta);
                             // Later keys are hidden from this query.
                             p[i + 1..].fill(0.0);
                             ds[i + 1..].fill(0.0);
-                            // SAFETY: this task alone writes its group's query columns of its sequence's rows.
-                            let dq = unsafe { dqkv.slice(row * width + c.q(head), d) };
-                            dq.fill(0.0);
-                            weighted_rows(&ds[..i + 1], &qkv[first * width + c.k(kv)..], width, dq);
+                        }
+                        let all_keys = &qkv[first * width + c.k(kv)..];
+                        // SAFETY: this task alone writes its group's query columns of its sequence's rows.
+                        let dq = |i: usize| unsafe { dqkv.slice((first + i) * width + c.q(head), d) };
+                        for i in (i0..grouped).step_by(GROUP) {
+                            let ds = &ds[(i - i0) * line..];
+                            rows_out.fill(0.0);
+                            group_weighted_rows(ds, line, i + 1, all_keys, width, rows_out, d);
+                            for (g, o) in rows_out.chunks_exact(d).enumerate() {
+                                dq(i + g).copy_from_slice(o);
+                            }
+                        }
+                        for i in grouped..i0 + count {
+                            dq(i).fill(0.0);
+                            weighted_rows(&ds[(i - i0) * line..][..i + 1], all_keys, width, dq(i));
                         }
                         let q = &qkv[(first + i0) * width + c.q(head)..];
                         let do_ = &dout[((first + i0) * heads + head) * d..];

@@ -1,6 +1,6 @@
 //! Causal attention over a ragged batch; one task per sequence and key/value head.
 
-use crate::inner::{LANES, attend, blocks_len, put_all, with_scratch};
+use crate::inner::{GROUP, LANES, attend, attend_group, blocks_len, put_all, with_scratch};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 
 /// out = softmax(q k^T / sqrt(head_dim), causal) v for every sequence and head.
@@ -121,21 +121,34 @@ impl Kernel for AttentionForward {
         cpu::par_for(sequences * kv_heads, task_work(rows, sequences, c), |task| {
             let (s, kv) = (task / kv_heads, task % kv_heads);
             let (first, n) = (starts[s] as usize, (starts[s + 1] - starts[s]) as usize);
-            with_scratch(blocks_len(n, d) + n.next_multiple_of(LANES), |scratch| {
-                let (keys, scores) = scratch.split_at_mut(blocks_len(n, d));
+            let line = n.next_multiple_of(LANES);
+            with_scratch(blocks_len(n, d) + GROUP * (line + d), |scratch| {
+                let (keys, rest) = scratch.split_at_mut(blocks_len(n, d));
+                let (scores, rows_out) = rest.split_at_mut(GROUP * line);
                 if n > 0 {
                     put_all(keys, n, &qkv[first * width + c.k(kv)..], width, d);
                 }
+                let values = &qkv[(first * width + c.v(kv)).min(qkv.len())..];
                 for head in c.group(kv) {
-                    for i in 0..n {
-                        let row = first + i;
-                        let q = &qkv[row * width + c.q(head)..][..d];
-                        let values = &qkv[first * width + c.v(kv)..];
-                        // SAFETY: this task alone writes its sequence's rows of its group's heads.
-                        let (o, l) = unsafe {
-                            (out.slice((row * heads + head) * d, d), lse.slice(row * heads + head, 1))
-                        };
-                        l[0] = attend(q, keys, values, width, i + 1, c.scale(), scores, o);
+                    let query = |i: usize| &qkv[(first + i) * width + c.q(head)..][..d];
+                    // SAFETY: this task alone writes its sequence's rows of its group's heads.
+                    let put = |i: usize, o: &[f32], l: f32| unsafe {
+                        let at = (first + i) * heads + head;
+                        out.slice(at * d, d).copy_from_slice(o);
+                        lse.slice(at, 1)[0] = l;
+                    };
+                    let grouped = n / GROUP * GROUP;
+                    for i in (0..grouped).step_by(GROUP) {
+                        let q = std::array::from_fn(|g| query(i + g));
+                        let l = attend_group(q, keys, values, width, i + 1, c.scale(), scores, rows_out);
+                        for (g, o) in rows_out.chunks_exact(d).enumerate() {
+                            put(i + g, o, l[g]);
+                        }
+                    }
+                    for i in grouped..n {
+                        let o = &mut rows_out[..d];
+                        let l = attend(query(i), keys, values, width, i + 1, c.scale(), scores, o);
+                        put(i, o, l);
                     }
                 }
             });

@@ -162,6 +162,7 @@ impl Activations {
     }
 
     /// Row i's scale and correction, and its outliers by ascending column.
+    #[inline(always)]
     pub(crate) fn row(&self, i: usize) -> (&Row, &[(u32, f32)]) {
         let row = &self.rows[i];
         let outliers = if self.outliers.is_empty() { (0, 0) } else { row.outliers };

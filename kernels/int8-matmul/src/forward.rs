@@ -46,103 +46,150 @@ pub struct Int8LinearArgs<'a> {
 
 thread_local! {
     static SCRATCH: RefCell<Activations> = RefCell::default();
-    static SUMS: RefCell<Vec<[i32; COLS]>> = const { RefCell::new(Vec::new()) };
+    static SUMS: RefCell<Vec<Sums>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What the epilogue of a tile needs to know about its panel.
-struct Epilogue<'a> {
-    panel: &'a [i8],
+/// A row's sums over a panel: one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Sums([i32; COLS]);
+
+/// Panels that a task takes at once, and what the epilogue needs to know about them.
+struct Panels<'a> {
+    /// The weights, panel after panel.
+    weights: &'a [i8],
+    /// Bytes of a panel.
+    len: usize,
+    /// How many: 1 or 2.
+    count: usize,
+    /// Their columns of y.
+    cols: Range<usize>,
     /// scb / 127.
-    scale: [f32; COLS],
-    bias: Option<[f32; COLS]>,
+    scale: [[f32; COLS]; 2],
+    bias: Option<[[f32; COLS]; 2]>,
 }
 
-impl<'a> Epilogue<'a> {
-    fn new(panel: &'a [i8], scb: &[f32], bias: Option<&[f32]>) -> Self {
-        let widen = |from: &[f32]| std::array::from_fn(|j| from.get(j).copied().unwrap_or(0.0));
-        Epilogue { panel, scale: widen(scb).map(|s: f32| s / 127.0), bias: bias.map(widen) }
+impl<'a> Panels<'a> {
+    fn new(weights: &'a [i8], len: usize, cols: Range<usize>, scb: &[f32], bias: Option<&[f32]>) -> Self {
+        let count = cols.len().div_ceil(COLS);
+        let widen = |from: &[f32]| -> [[f32; COLS]; 2] {
+            std::array::from_fn(|p| {
+                std::array::from_fn(|j| from.get(cols.start + p * COLS + j).copied().unwrap_or(0.0))
+            })
+        };
+        let scale = widen(scb).map(|p| p.map(|s| s / 127.0));
+        Panels { weights, len, count, bias: bias.map(widen), scale, cols }
     }
+}
+
+/// One row of panel `p`: dequantised sums, then the outliers by ascending column, bias, residual.
+#[inline(always)]
+fn finish(
+    e: &Panels<'_>,
+    p: usize,
+    sums: &[i32; COLS],
+    row: &Row,
+    outliers: &[(u32, f32)],
+    residual: Option<&[f32; COLS]>,
+) -> [f32; COLS] {
+    let (scale, panel) = (&e.scale[p], &e.weights[p * e.len..]);
+    let mut v = [0.0f32; COLS];
+    for j in 0..COLS {
+        v[j] = sums[j].wrapping_add(row.correction) as f32 * (row.scale * scale[j]);
+    }
+    for (c, x) in outliers {
+        let quad = panel[*c as usize / 4 * QUAD..][..QUAD].as_chunks::<4>().0;
+        let up = 24 - 8 * (*c % 4);
+        for j in 0..COLS {
+            let q = (i32::from_le_bytes(quad[j].map(|b| b as u8)) << up) >> 24;
+            v[j] = x.mul_add(q as f32 * scale[j], v[j]);
+        }
+    }
+    if let Some(b) = &e.bias {
+        for j in 0..COLS {
+            v[j] += b[p][j];
+        }
+    }
+    if let Some(r) = residual {
+        for j in 0..COLS {
+            v[j] += r[j];
+        }
+    }
+    v
 }
 
 cpu::simd_fn! {
-    /// One row of a tile: dequantised sums, then the outliers by ascending column, bias, residual.
-    fn finish(
-        e: &Epilogue<'_>, sums: &[i32; COLS], row: &Row, outliers: &[(u32, f32)], residual: Option<&[f32; COLS]>,
-        y: &mut [f32; COLS],
+    /// The epilogue of a tile of `height` rows from row `first` on: `sums` is `[height, panels, COLS]`.
+    fn finish_tile(
+        e: &Panels<'_>, sums: &[Sums], first: usize, height: usize, x: &Activations,
+        residual: Option<&[f32]>, n: usize, y: cpu::Shared<'_>,
     ) {
-        let mut v = [0.0f32; COLS];
-        for j in 0..COLS {
-            v[j] = sums[j].wrapping_add(row.correction) as f32 * (row.scale * e.scale[j]);
-        }
-        for (c, x) in outliers {
-            let quad = e.panel[*c as usize / 4 * QUAD..][..QUAD].as_chunks::<4>().0;
-            let up = 24 - 8 * (*c % 4);
-            for j in 0..COLS {
-                let q = (i32::from_le_bytes(quad[j].map(|b| b as u8)) << up) >> 24;
-                v[j] = x.mul_add(q as f32 * e.scale[j], v[j]);
+        let width = e.cols.len();
+        for (i, sums) in (first..first + height).zip(sums.chunks_exact(e.count)) {
+            let (row, outliers) = x.row(i);
+            let at = i * n + e.cols.start;
+            // SAFETY: the task owns these rows and columns.
+            let out = unsafe { y.slice(at, width) };
+            let residual = residual.map(|r| &r[at..at + width]);
+            let (whole, edge) = out.as_chunks_mut::<COLS>();
+            let (whole_residual, edge_residual) = residual.unwrap_or(&[]).as_chunks::<COLS>();
+            let panels = whole.len();
+            for (p, out) in whole.iter_mut().enumerate() {
+                *out = finish(e, p, &sums[p].0, row, outliers, whole_residual.get(p));
             }
-        }
-        if let Some(b) = &e.bias {
-            for j in 0..COLS {
-                v[j] += b[j];
+            if !edge.is_empty() {
+                let wide = finish(e, panels, &sums[panels].0, row, outliers, None);
+                edge.copy_from_slice(&wide[..edge.len()]);
+                edge.iter_mut().zip(edge_residual).for_each(|(y, r)| *y += *r);
             }
-        }
-        if let Some(r) = residual {
-            for j in 0..COLS {
-                v[j] += r[j];
-            }
-        }
-        *y = v;
-    }
-}
-
-impl Epilogue<'_> {
-    fn row(&self, sums: &[i32; COLS], row: (&Row, &[(u32, f32)]), residual: Option<&[f32]>, y: &mut [f32]) {
-        if let Ok(y) = <&mut [f32; COLS]>::try_from(&mut *y) {
-            let residual = residual.and_then(|r| <&[f32; COLS]>::try_from(r).ok());
-            return finish(self, sums, row.0, row.1, residual, y);
-        }
-        let mut wide = [0.0f32; COLS];
-        finish(self, sums, row.0, row.1, None, &mut wide);
-        y.copy_from_slice(&wide[..y.len()]);
-        if let Some(r) = residual {
-            y.iter_mut().zip(r).for_each(|(y, r)| *y += *r);
         }
     }
 }
 
-/// Inputs over four whose weights, for one panel, stay in the first-level cache.
-const BLOCK: usize = 256;
+/// Inputs over four whose weights, for one panel, take a part of the second-level cache: there they stay while the
+/// rows of a block pass by.
+const BLOCK: usize = 1024;
 
-/// For each row of `rows` calls `done(row, sums)` with its sums over all inputs.
+/// For each tile of `rows` calls `done(first row, height, sums)` with its sums over all inputs, and before that,
+/// while there is still something to compute, `soon(first row, height)`.
 fn panel_sums(
     x: &Activations,
     rows: Range<usize>,
     k: usize,
-    panel: &[i8],
+    panels: &Panels<'_>,
     micro: &Micro,
-    mut done: impl FnMut(usize, &[i32; COLS]),
+    soon: impl Fn(usize, usize),
+    mut done: impl FnMut(usize, usize, &[Sums]),
 ) {
-    let quads = k.div_ceil(4);
-    assert!(panel.len() >= quads * QUAD, "int8 panel is too short");
+    let (quads, count) = (k.div_ceil(4), panels.count);
+    assert!(panels.weights.len() >= count * quads * QUAD, "int8 panel is too short");
+    let block = BLOCK / count;
     let mut sums = SUMS.take();
-    sums.resize(sums.len().max(rows.len()), [0; COLS]);
-    for q0 in (0..quads.max(1)).step_by(BLOCK) {
-        let len = BLOCK.min(quads - q0);
+    // With one block of inputs a tile's sums are done with at once: every tile takes the same few cache lines.
+    let kept = if quads > block { rows.len() } else { x.height() };
+    sums.resize(sums.len().max(kept * count), Sums([0; COLS]));
+    for q0 in (0..quads.max(1)).step_by(block) {
+        let len = block.min(quads - q0);
         for first in rows.clone().step_by(x.height()) {
             let height = x.height().min(rows.end - first);
-            let sums = &mut sums[first - rows.start..][..height];
+            let at = if quads > block { first - rows.start } else { 0 };
+            let sums = &mut sums[at * count..][..height * count];
             let o = Operands {
                 x: x.tile(first, height, q0, k, micro),
-                w: panel[q0 * QUAD..].as_ptr(),
+                w: panels.weights[q0 * QUAD..].as_ptr(),
+                next_panel: panels.len,
+                panels: count,
                 quads: len,
                 acc: sums.as_mut_ptr().cast(),
                 resume: q0 > 0,
             };
-            // SAFETY: `tile` and the assert bound the operands; `sums` has `height` rows.
+            if q0 + len == quads {
+                soon(first, height);
+            }
+            // SAFETY: `tile` and the assert bound the operands; `sums` has `height` rows of `count` panels.
             unsafe { micro.run(height, &o) };
             if q0 + len == quads {
-                (first..).zip(&*sums).for_each(|(i, sums)| done(i, sums));
+                done(first, height, sums);
             }
         }
     }
@@ -187,15 +234,18 @@ impl Kernel for Int8Linear {
         let quantized = &x;
         let panel_len = COLS * k.next_multiple_of(4);
         matmul::for_blocks(m, n, COLS, quantized.height(), k, |rows, panels| {
-            for p in panels {
-                let cols = p * COLS..n.min((p + 1) * COLS);
-                let panel = &packed[p * panel_len..][..panel_len];
-                let e = Epilogue::new(panel, &scb[cols.clone()], bias.map(|b| &b[cols.clone()]));
-                panel_sums(quantized, rows.clone(), k, panel, &micro, |i, sums| {
-                    let at = i * n + cols.start;
-                    // SAFETY: `for_blocks` hands each (row, panel) to one task.
-                    let out = unsafe { y.slice(at, cols.len()) };
-                    e.row(sums, quantized.row(i), residual.map(|r| &r[at..at + cols.len()]), out);
+            for p in panels.clone().step_by(micro.panels) {
+                let count = micro.panels.min(panels.end - p);
+                let weights = &packed[p * panel_len..][..count * panel_len];
+                let e = Panels::new(weights, panel_len, p * COLS..n.min((p + count) * COLS), scb, bias);
+                // `for_blocks` hands each (row, panel) to one task.
+                let soon = |first: usize, height: usize| {
+                    for i in first..first + height {
+                        (0..count).for_each(|p| y.prefetch(i * n + e.cols.start + p * COLS));
+                    }
+                };
+                panel_sums(quantized, rows.clone(), k, &e, &micro, soon, |first, height, sums| {
+                    finish_tile(&e, sums, first, height, quantized, residual, n, y);
                 });
             }
         });

@@ -29,9 +29,13 @@ pub(crate) struct Operands {
     pub(crate) x: *const u8,
     /// The panel's weights.
     pub(crate) w: *const i8,
+    /// Bytes to the next panel's weights, when the tile takes more than one.
+    pub(crate) next_panel: usize,
+    /// Panels: 1, or [`Micro::panels`].
+    pub(crate) panels: usize,
     /// Inputs over four.
     pub(crate) quads: usize,
-    /// `[rows, COLS]` sums.
+    /// `[rows, panels, COLS]` sums.
     pub(crate) acc: *mut i32,
     /// Add to `acc` instead of overwriting it.
     pub(crate) resume: bool,
@@ -42,6 +46,8 @@ pub(crate) struct Operands {
 pub(crate) struct Micro {
     /// Rows of a tile.
     pub(crate) rows: usize,
+    /// Panels that a tile can take at once: with two, each broadcast of activations is used twice.
+    pub(crate) panels: usize,
     /// Four activations are their four magnitudes and four sign masks, rather than four signed bytes.
     pub(crate) signs: bool,
     run: unsafe fn(usize, &Operands),
@@ -69,7 +75,7 @@ impl Micro {
     }
 }
 
-const PORTABLE: Micro = Micro { rows: 6, signs: false, run: portable };
+const PORTABLE: Micro = Micro { rows: 6, panels: 1, signs: false, run: portable };
 
 /// All tiles that this machine can run, the best one last.
 pub(crate) fn available() -> Vec<Micro> {
@@ -78,16 +84,16 @@ pub(crate) fn available() -> Vec<Micro> {
     {
         let isa = cpu::isa();
         if isa >= Isa::Avx2 {
-            all.push(Micro { rows: 5, signs: true, run: x86::avx2 });
+            all.push(Micro { rows: 5, panels: 1, signs: true, run: x86::avx2 });
         }
         if isa >= Isa::Avx512 {
-            all.push(Micro { rows: 12, signs: true, run: x86::avx512 });
+            all.push(Micro { rows: 12, panels: 1, signs: true, run: x86::avx512 });
         }
         if isa >= Isa::Avx2 && is_x86_feature_detected!("avxvnni") {
-            all.push(Micro { rows: 6, signs: false, run: x86::vnni256 });
+            all.push(Micro { rows: 6, panels: 1, signs: false, run: x86::vnni256 });
         }
         if isa >= Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
-            all.push(Micro { rows: 12, signs: false, run: x86::vnni512 });
+            all.push(Micro { rows: 12, panels: 2, signs: false, run: x86::vnni512 });
         }
     }
     all
@@ -118,43 +124,53 @@ trait Lanes {
     unsafe fn store(acc: Self::V, raw: *mut i32);
 }
 
-/// R rows times a panel.
+/// R rows times W panels.
 ///
 /// # Safety
 /// As [`Micro::run`], and the features of `L` must be present; P is `L::VECS`.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const R: usize, const P: usize>(o: &Operands) {
+unsafe fn tile<L: Lanes, const R: usize, const P: usize, const W: usize>(o: &Operands) {
     const { assert!(P == L::VECS) };
     let words = COLS / P;
-    // SAFETY: the caller's contract covers R rows, all columns and `quads` steps.
+    // SAFETY: the caller's contract covers R rows, all columns of W panels and `quads` steps.
     unsafe {
-        let mut acc = [[L::zero(); P]; R];
+        let at = |i: usize, p: usize, v: usize| o.acc.add((i * W + p) * COLS + v * words);
+        let mut acc = [[[L::zero(); P]; W]; R];
         if o.resume {
             for i in 0..R {
-                for v in 0..P {
-                    acc[i][v] = L::load(o.acc.add(i * COLS + v * words));
+                for p in 0..W {
+                    for v in 0..P {
+                        acc[i][p][v] = L::load(at(i, p, v));
+                    }
                 }
             }
         }
         let (mut x, mut w) = (o.x, o.w);
         for _ in 0..o.quads {
-            prefetch(w.wrapping_add(AHEAD));
-            let mut b = [L::zero(); P];
-            for v in 0..P {
-                b[v] = L::weights(w.add(v * (QUAD / P)));
+            let mut b = [[L::zero(); P]; W];
+            for p in 0..W {
+                let w = w.wrapping_add(p * o.next_panel);
+                prefetch(w.wrapping_add(AHEAD));
+                for v in 0..P {
+                    b[p][v] = L::weights(w.add(v * (QUAD / P)));
+                }
             }
             for i in 0..R {
                 let a = L::activations(x.add(i * L::UNIT));
-                for v in 0..P {
-                    acc[i][v] = L::mac(acc[i][v], a, b[v]);
+                for p in 0..W {
+                    for v in 0..P {
+                        acc[i][p][v] = L::mac(acc[i][p][v], a, b[p][v]);
+                    }
                 }
             }
             x = x.add(R * L::UNIT);
             w = w.wrapping_add(QUAD);
         }
         for i in 0..R {
-            for v in 0..P {
-                L::store(acc[i][v], o.acc.add(i * COLS + v * words));
+            for p in 0..W {
+                for v in 0..P {
+                    L::store(acc[i][p][v], at(i, p, v));
+                }
             }
         }
     }
@@ -173,16 +189,18 @@ fn prefetch(at: *const i8) {
 
 /// One function per row count, so that the accumulators are registers.
 macro_rules! tiles {
-    ($(#[$attr:meta])* $vis:vis $name:ident, $lanes:ty, $vecs:literal, [$($rows:literal)*]) => {
+    ($(#[$attr:meta])* $vis:vis $name:ident, $lanes:ty, $vecs:literal, $panels:tt, [$($rows:literal)*]) => {
         /// # Safety
         /// As [`Micro::run`]; the instruction set must be present.
         $(#[$attr])*
+        #[allow(unreachable_patterns)] // where a tile takes one panel only
         $vis unsafe fn $name(rows: usize, o: &Operands) {
             // SAFETY: the caller's contract.
             unsafe {
-                match rows {
-                    $($rows => tile::<$lanes, $rows, $vecs>(o),)*
-                    _ => unreachable!("no int8 tile of {rows} rows"),
+                match (rows, o.panels) {
+                    $(($rows, 1) => tile::<$lanes, $rows, $vecs, 1>(o),)*
+                    $(($rows, $panels) => tile::<$lanes, $rows, $vecs, $panels>(o),)*
+                    (rows, panels) => unreachable!("no int8 tile of {rows} rows and {panels} panels"),
                 }
             }
         }
@@ -231,7 +249,7 @@ impl Lanes for Plain {
     }
 }
 
-tiles!(portable, Plain, 1, [1 2 3 4 5 6]);
+tiles!(portable, Plain, 1, 1, [1 2 3 4 5 6]);
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -350,12 +368,12 @@ mod x86 {
         |acc, x, w| _mm512_dpbusd_epi32(acc, w, x)
     );
 
-    tiles!(#[target_feature(enable = "avx2,fma")] pub(super) avx2, Bytes256, 2, [1 2 3 4 5]);
-    tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")] pub(super) avx512, Bytes512, 1,
+    tiles!(#[target_feature(enable = "avx2,fma")] pub(super) avx2, Bytes256, 2, 1, [1 2 3 4 5]);
+    tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")] pub(super) avx512, Bytes512, 1, 1,
         [1 2 3 4 5 6 7 8 9 10 11 12]);
-    tiles!(#[target_feature(enable = "avxvnni,avx2")] pub(super) vnni256, Vnni256, 2, [1 2 3 4 5 6]);
+    tiles!(#[target_feature(enable = "avxvnni,avx2")] pub(super) vnni256, Vnni256, 2, 1, [1 2 3 4 5 6]);
     tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2")] pub(super) vnni512,
-        Vnni512, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+        Vnni512, 1, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
 }
 
 #[cfg(test)]
@@ -365,10 +383,11 @@ mod tests {
     #[test]
     fn every_tile_of_every_instruction_set_is_exact() {
         let (quads, split) = (300, 256);
+        let panel = quads * QUAD;
         let w: Vec<i8> =
-            (0..quads * QUAD).map(|i| ((i * 89 + 3) % 255) as u8 as i8).map(|w| w.max(-127)).collect();
+            (0..2 * panel).map(|i| ((i * 89 + 3) % 255) as u8 as i8).map(|w| w.max(-127)).collect();
         for micro in available() {
-            for rows in 1..=micro.rows {
+            for (rows, panels) in (1..=micro.rows).flat_map(|r| (1..=micro.panels).map(move |p| (r, p))) {
                 let q = |i: usize, t: usize| ((i * 131 + t * 57 + 11) % 255) as i32 - 127;
                 let mut x = Vec::new();
                 for quad in 0..quads {
@@ -382,16 +401,18 @@ mod tests {
                         }
                     }
                 }
-                let mut acc = vec![7i32; rows * COLS];
+                let mut acc = vec![7i32; rows * panels * COLS];
                 let first = Operands {
                     x: x.as_ptr(),
                     w: w.as_ptr(),
+                    next_panel: panel,
+                    panels,
                     quads: split,
                     acc: acc.as_mut_ptr(),
                     resume: false,
                 };
                 let (x, w_rest) = (x[split * rows * micro.unit()..].as_ptr(), w[split * QUAD..].as_ptr());
-                // SAFETY: x has `rows` rows of `quads` fours, w as many, acc `rows` rows.
+                // SAFETY: x has `rows` rows of `quads` fours, each panel as many, acc `rows` rows of `panels`.
                 unsafe {
                     micro.run(rows, &first);
                     micro.run(rows, &Operands { x, w: w_rest, quads: quads - split, resume: true, ..first });
@@ -399,11 +420,12 @@ mod tests {
                 for i in 0..rows {
                     let sum = (0..4 * quads).map(|t| q(i, t)).sum();
                     let correction = micro.correction(sum, (0..4 * quads).map(|t| q(i, t).min(0)).sum());
-                    for j in 0..COLS {
-                        let weight = |t: usize| i32::from(w[t / 4 * QUAD + 4 * j + t % 4]);
+                    for j in 0..panels * COLS {
+                        let at = j / COLS * panel + 4 * (j % COLS);
+                        let weight = |t: usize| i32::from(w[at + t / 4 * QUAD + t % 4]);
                         let want: i32 = (0..4 * quads).map(|t| q(i, t) * weight(t)).sum();
                         assert_eq!(
-                            acc[i * COLS + j].wrapping_add(correction),
+                            acc[i * panels * COLS + j].wrapping_add(correction),
                             want,
                             "row {i} of {rows}, column {j}"
                         );

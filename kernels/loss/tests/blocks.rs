@@ -249,7 +249,9 @@ fn a_bf16_head_agrees_with_the_definition_and_with_itself() {
     let (want, dx, _) = case.reference();
     let logprob: Vec<f64> = want.iter().map(|w| w[0]).collect();
     let entropy: Vec<f64> = want.iter().map(|w| w[2]).collect();
-    for (name, got, want) in [("logprob", &f.logprob, &logprob), ("entropy", &f.entropy, &entropy), ("dx", &kept, &dx)] {
+    for (name, got, want) in
+        [("logprob", &f.logprob, &logprob), ("entropy", &f.entropy, &entropy), ("dx", &kept, &dx)]
+    {
         let error = relative_error(got, want);
         assert!(error < 1e-2, "{name}: {error}");
     }

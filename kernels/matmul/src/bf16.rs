@@ -140,7 +140,13 @@ impl Packed<'_> {
     ///
     /// # Errors
     /// Names `arg` of `kernel`.
-    pub fn expect(&self, kernel: &'static str, arg: &'static str, n: usize, k: usize) -> Result<(), ArgError> {
+    pub fn expect(
+        &self,
+        kernel: &'static str,
+        arg: &'static str,
+        n: usize,
+        k: usize,
+    ) -> Result<(), ArgError> {
         match self {
             Packed::F32(p) => expect_len(kernel, arg, p.len(), crate::packed_len(n, k)),
             Packed::Bf16(p) => expect_len(kernel, arg, p.len(), bf16_packed_len(n, k)),
@@ -164,7 +170,9 @@ impl Packed<'_> {
             Packed::F32(packed) => {
                 crate::Linear { m, n, k }.cpu(crate::LinearArgs { x, packed, bias, residual, y });
             }
-            Packed::Bf16(packed) => Bf16Linear { m, n, k }.cpu(Bf16LinearArgs { x, packed, bias, residual, y }),
+            Packed::Bf16(packed) => {
+                Bf16Linear { m, n, k }.cpu(Bf16LinearArgs { x, packed, bias, residual, y })
+            }
         }
     }
 }
@@ -305,7 +313,9 @@ impl Kernel for Bf16Linear {
         for_blocks(m, n, cols, tile_rows(), units, |rows, panels| {
             let slice = &packed[panels.start * units * cols..panels.end * units * cols];
             // SAFETY: `for_blocks` hands each (row, panel) to one task.
-            unsafe { product(Strided::pairs(x, row), rows, units, slice, panels.start, panels.len(), &target) };
+            unsafe {
+                product(Strided::pairs(x, row), rows, units, slice, panels.start, panels.len(), &target)
+            };
         });
         PAIRS.set(scratch);
     }

@@ -18,7 +18,7 @@ pub use bf16::{
 };
 pub use blocks::for_blocks;
 pub use linear::{Linear, LinearArgs};
-pub use micro::Element;
 pub use matmul::{Matmul, MatmulArgs};
+pub use micro::Element;
 pub use pack::{PackWeight, PackWeightArgs, packed_len};
 pub use panel::{Strided, Target, product, tile_cols, tile_rows};

@@ -92,7 +92,8 @@ impl Kernel for Matmul {
             return;
         }
         let (a, b, cols) = (args.a.host(), args.b.host(), tile_cols());
-        let a = if ta { Strided { row: 1, step: lda, ..Strided::rows(a, lda) } } else { Strided::rows(a, lda) };
+        let a =
+            if ta { Strided { row: 1, step: lda, ..Strided::rows(a, lda) } } else { Strided::rows(a, lda) };
         let target = Target::new(args.c.host(), ldc, n).scaled(alpha).accumulating(accumulate);
         let pack = |panels: Range<usize>, to: &mut [f32]| {
             for (p, panel) in panels.zip(to.chunks_exact_mut((k * cols).max(1))) {

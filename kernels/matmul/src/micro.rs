@@ -334,7 +334,12 @@ mod tests {
     use super::*;
 
     /// Every tile shape of the instruction set against scalar chains on the same panel.
-    fn check(max_rows: usize, lanes: usize, element: Element, run: unsafe fn(usize, usize, &Operands, Finish)) {
+    fn check(
+        max_rows: usize,
+        lanes: usize,
+        element: Element,
+        run: unsafe fn(usize, usize, &Operands, Finish),
+    ) {
         let (k, cols) = (37, 2 * lanes);
         let value = |i: usize| {
             let at = |i: usize| ((i * 7919 + 13) % 1001) as f32 / 500.0 - 1.0;

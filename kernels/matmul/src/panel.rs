@@ -1,6 +1,8 @@
 //! Blocks of rows times panels, tile by tile, with the epilogue; the other kernel families build on this.
 
-use crate::micro::{Element, Finish, MAX_COLS, MAX_ROWS, Operands, Store, panels_at_once, shape, store_one, tile};
+use crate::micro::{
+    Element, Finish, MAX_COLS, MAX_ROWS, Operands, Store, panels_at_once, shape, store_one, tile,
+};
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 /// Columns of a panel on this machine: packed weights are laid out in panels of this width.
