@@ -2,8 +2,12 @@
 //!
 //! A training step of a small model is some hundred loops of a tenth of a millisecond each. Waking a sleeping
 //! thread takes a good part of that, so a worker that has run out of work keeps looking for more for
-//! [`AWAKE`] turns before it sleeps. Tasks are handed out one range at a time from a shared counter; which
-//! thread runs which is left to chance, which is why no result may depend on it.
+//! [`AWAKE`] turns before it sleeps.
+//!
+//! Each thread begins with its own part of the tasks, the same part in every loop, and helps with the others' when
+//! that is done. Tasks go by rows, so the rows that a thread reads are mostly those that it wrote a loop before: they
+//! are in its own core's cache, where fetching them from another core's can cost more than the work on them. Which
+//! thread runs which task is still left to chance, which is why no result may depend on it.
 
 use std::{
     any::Any,
@@ -20,6 +24,13 @@ use std::{
 const AWAKE: usize = 4_000;
 /// Turns of waiting for the last worker before the leader lets others have the core.
 const PATIENCE: usize = 20_000;
+
+/// Most parts that the tasks of a loop are cut into.
+const PARTS: usize = 64;
+
+/// The next task of a part, on a cache line of its own.
+#[repr(align(64))]
+struct Next(AtomicUsize);
 
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
 
@@ -68,7 +79,8 @@ struct Team {
     /// Workers that may still enter.
     seats: AtomicUsize,
     asleep: AtomicUsize,
-    next: AtomicUsize,
+    next: [Next; PARTS],
+    parts: AtomicUsize,
     tasks: AtomicUsize,
     range: AtomicUsize,
     body: AtomicPtr<()>,
@@ -84,7 +96,8 @@ static TEAM: Team = Team {
     inside: AtomicUsize::new(0),
     seats: AtomicUsize::new(0),
     asleep: AtomicUsize::new(0),
-    next: AtomicUsize::new(0),
+    next: [const { Next(AtomicUsize::new(0)) }; PARTS],
+    parts: AtomicUsize::new(1),
     tasks: AtomicUsize::new(0),
     range: AtomicUsize::new(0),
     body: AtomicPtr::new(std::ptr::null_mut()),
@@ -111,7 +124,8 @@ pub(crate) fn run<F: Fn(usize) + Sync>(tasks: usize, range: usize, f: F) {
     };
     while workers.len() < wanted {
         let name = format!("ferrotune-{}", workers.len() + 1);
-        match Builder::new().name(name).spawn(work) {
+        let own = workers.len() + 1;
+        match Builder::new().name(name).spawn(move || work(own)) {
             Ok(handle) => workers.push(handle.thread().clone()),
             Err(_) => break,
         }
@@ -120,7 +134,11 @@ pub(crate) fn run<F: Fn(usize) + Sync>(tasks: usize, range: usize, f: F) {
     TEAM.call.store(call::<F> as Call as *mut (), SeqCst);
     TEAM.tasks.store(tasks, SeqCst);
     TEAM.range.store(range.max(1), SeqCst);
-    TEAM.next.store(0, SeqCst);
+    let parts = (wanted + 1).min(PARTS);
+    TEAM.parts.store(parts, SeqCst);
+    for (i, next) in TEAM.next[..parts].iter().enumerate() {
+        next.0.store(start(tasks, parts, i), SeqCst);
+    }
     TEAM.seats.store(wanted, SeqCst);
     TEAM.open.store(true, SeqCst);
     TEAM.loops.fetch_add(1, SeqCst);
@@ -128,7 +146,7 @@ pub(crate) fn run<F: Fn(usize) + Sync>(tasks: usize, range: usize, f: F) {
         workers.iter().for_each(Thread::unpark);
     }
     // SAFETY: `f` lives to the end of this function, which waits for every worker inside.
-    unsafe { TEAM.take_part() };
+    unsafe { TEAM.take_part(0) };
     TEAM.open.store(false, SeqCst);
     let mut turns = 0;
     while TEAM.inside.load(SeqCst) > 0 {
@@ -142,38 +160,47 @@ pub(crate) fn run<F: Fn(usize) + Sync>(tasks: usize, range: usize, f: F) {
     }
 }
 
+/// The first task of part `i`.
+fn start(tasks: usize, parts: usize, i: usize) -> usize {
+    tasks / parts * i + (tasks % parts * i) / parts
+}
+
 impl Team {
-    /// Runs tasks until none is left; a panic is kept for the leader and ends the loop early.
+    /// Runs tasks until none is left, those of part `first` before the others; a panic is kept for the leader and ends the loop early.
     ///
     /// # Safety
     /// `body` and `call` must stay as they are, and the closure alive, until this returns.
-    unsafe fn take_part(&self) {
+    unsafe fn take_part(&self, first: usize) {
         let own = OWN_LIMIT.replace(1);
         let (body, tasks, range) = (self.body.load(SeqCst), self.tasks.load(SeqCst), self.range.load(SeqCst));
         // SAFETY: `run` stored a `Call` here.
         let call = unsafe { std::mem::transmute::<*mut (), Call>(self.call.load(SeqCst)) };
+        let parts = self.parts.load(SeqCst);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let first = self.next.fetch_add(range, SeqCst);
-                if first >= tasks {
-                    break;
-                }
-                for i in first..(first + range).min(tasks) {
-                    // SAFETY: the closure is alive by the caller's contract.
-                    unsafe { call(body, i) };
+            for part in (first..first + parts).map(|p| p % parts) {
+                let end = start(tasks, parts, part + 1);
+                loop {
+                    let first = self.next[part].0.fetch_add(range, SeqCst);
+                    if first >= end {
+                        break;
+                    }
+                    for i in first..(first + range).min(end) {
+                        // SAFETY: the closure is alive by the caller's contract.
+                        unsafe { call(body, i) };
+                    }
                 }
             }
         }));
         OWN_LIMIT.set(own);
         if let Err(panic) = result {
-            self.next.store(tasks, SeqCst);
+            self.next[..parts].iter().for_each(|n| n.0.store(tasks, SeqCst));
             self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(panic);
         }
     }
 }
 
-/// A worker's life.
-fn work() {
+/// A worker's life; it begins every loop with part `own`.
+fn work(own: usize) {
     let mut seen = 0;
     loop {
         let mut turns = 0;
@@ -196,7 +223,7 @@ fn work() {
         TEAM.inside.fetch_add(1, SeqCst);
         if TEAM.open.load(SeqCst) && TEAM.seats.fetch_update(SeqCst, SeqCst, |s| s.checked_sub(1)).is_ok() {
             // SAFETY: the loop was open after entering, so its leader waits for this worker.
-            unsafe { TEAM.take_part() };
+            unsafe { TEAM.take_part(own) };
         }
         TEAM.inside.fetch_sub(1, SeqCst);
     }

@@ -5,6 +5,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use embedding::*;
 use kernel_abi::Kernel;
+use std::time::Duration;
 
 fn hash(i: u32) -> u32 {
     philox4x32([i, 0, 0, 0], [0, 0])[0]
@@ -70,5 +71,13 @@ fn elements(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sampling, elements);
+criterion_group! {
+    name = benches;
+    // A family in seconds rather than minutes.
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20);
+    targets = sampling, elements
+}
 criterion_main!(benches);

@@ -6,6 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kernel_abi::Kernel;
 use loss::*;
 use matmul::packed_len;
+use std::time::Duration;
 
 fn statistics(c: &mut Criterion) {
     let mut group = c.benchmark_group("log_sum_exp");
@@ -64,5 +65,13 @@ fn head(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, statistics, head);
+criterion_group! {
+    name = benches;
+    // A family in seconds rather than minutes.
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20);
+    targets = statistics, head
+}
 criterion_main!(benches);

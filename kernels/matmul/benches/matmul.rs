@@ -4,6 +4,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kernel_abi::Kernel;
 use matmul::*;
+use std::time::Duration;
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("linear");
@@ -29,5 +30,39 @@ fn bench(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench);
+/// The same products with bf16 operands, and the gradient of their input.
+fn bf16(c: &mut Criterion) {
+    let mut group = c.benchmark_group("bf16 linear");
+    for (m, n, k) in [(1024, 1024, 1024), (16, 50304, 512), (256, 50304, 512)] {
+        let (x, w) = (vec![0.5f32; m * k], vec![0.25f32; n * k]);
+        let mut packed = vec![0u32; bf16_packed_len(n, k)];
+        PackBf16 { n, k }.cpu(PackBf16Args { w: (&w).into(), packed: packed[..].as_mut().into() });
+        let (mut y, mut dx) = (vec![0.0f32; m * n], vec![0.0f32; m * k]);
+        group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+        group.bench_function(format!("forward {m}x{n}x{k}"), |b| {
+            b.iter(|| {
+                let (x, packed, y) = ((&x).into(), (&packed).into(), (&mut y).into());
+                Bf16Linear { m, n, k }.cpu(Bf16LinearArgs { x, packed, bias: None, residual: None, y });
+            })
+        });
+        group.bench_function(format!("backward {m}x{n}x{k}"), |b| {
+            b.iter(|| {
+                let (dy, packed, dx) = ((&y).into(), (&packed).into(), (&mut dx).into());
+                let kernel = Bf16LinearBackward { m, n, k, accumulate: false };
+                kernel.cpu(Bf16LinearBackwardArgs { dy, packed, dx });
+            })
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    // A family in seconds rather than minutes.
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20);
+    targets = bench, bf16
+}
 criterion_main!(benches);

@@ -5,6 +5,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kernel_abi::Kernel;
 use optim::*;
+use std::time::Duration;
 
 fn bench(c: &mut Criterion) {
     for len in [4096usize, 1 << 22] {
@@ -43,5 +44,13 @@ fn bench(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, bench);
+criterion_group! {
+    name = benches;
+    // A family in seconds rather than minutes.
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20);
+    targets = bench
+}
 criterion_main!(benches);
