@@ -84,6 +84,9 @@ thread_local! {
     static PANELS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Rows from which on a panel is worth making for one thread alone.
+const ROWS_PER_THREAD: usize = 96;
+
 /// dx (+)= (dy * scale) W for dy `[m, n]` and a weight `[n, k]` whose panels `pack` makes: called with the panel's
 /// first column, it fills `[n / 2][tile columns]` pairs of W's rows.
 ///
@@ -187,12 +190,17 @@ pub fn times_pairs(
 ) {
     let (cols, units, row) = (tile_cols(), n.div_ceil(2), row_pairs(n));
     let target = Target::new(dx, k, k).accumulating(accumulate);
-    cpu::par_for(k.div_ceil(cols), (m + 1) * units * cols / 4, |p| {
+    // Each thread takes the rows that it took before, for the price of making every panel once more.
+    let blocks = (m / ROWS_PER_THREAD).clamp(1, cpu::threads());
+    let panels = k.div_ceil(cols);
+    cpu::par_for(blocks * panels, (m / blocks + 1) * units * cols / 4, |task| {
+        let (block, p) = (task / panels, task % panels);
+        let rows = m * block / blocks..m * (block + 1) / blocks;
         let mut panel = PANELS.take();
         let slice = grow(&mut panel, units * cols);
         pack(p * cols, bytemuck::cast_slice_mut(slice));
-        // SAFETY: panel p's columns belong to this task.
-        unsafe { product(Strided::pairs(d, row), 0..m, units, slice, p, 1, &target) };
+        // SAFETY: panel p's columns of the block's rows belong to this task.
+        unsafe { product(Strided::pairs(d, row), rows, units, slice, p, 1, &target) };
         PANELS.set(panel);
     });
 }
