@@ -165,22 +165,25 @@ impl Default for LoopConfig {
     }
 }
 
+/// The names of the schedules: a constant learning rate, one that falls to zero in a line, or one that falls to a
+/// tenth along half a cosine.
+const SCHEDULES: [(&str, Schedule); 3] =
+    [("constant", Schedule::Constant), ("linear", Schedule::Linear), ("cosine", Schedule::Cosine)];
+
+fn schedule(field: &str, name: &str) -> Result<Schedule> {
+    let found = SCHEDULES.iter().find(|(n, _)| *n == name).map(|(_, s)| *s);
+    found.ok_or_else(|| Error::config(field, format!("is \"{name}\"; use constant, linear or cosine")))
+}
+
 impl LoopConfig {
     /// The learning-rate factor at step `i`.
     pub fn factor(&self, i: usize) -> f32 {
-        let schedule = match self.schedule.as_str() {
-            "constant" => Schedule::Constant,
-            "linear" => Schedule::Linear,
-            _ => Schedule::Cosine,
-        };
-        schedule.factor(i, self.warmup, self.steps)
+        schedule("schedule", &self.schedule).unwrap_or_default().factor(i, self.warmup, self.steps)
     }
 
     fn validate(&self, section: &str) -> Result<()> {
         let bad = |field: &str, problem: String| Err(Error::config(&format!("{section}.{field}"), problem));
-        if !["constant", "linear", "cosine"].contains(&self.schedule.as_str()) {
-            return bad("schedule", format!("is \"{}\"; use constant, linear or cosine", self.schedule));
-        }
+        schedule(&format!("{section}.schedule"), &self.schedule)?;
         if self.batch_size == 0 {
             return bad("batch_size", "is 0; use at least 1".into());
         }
@@ -261,6 +264,9 @@ impl Default for RewardSection {
 pub struct RolloutSection {
     /// Iterations; one is `ppo.batch_size` answers and their optimiser steps.
     pub iterations: usize,
+    /// The learning rate over the iterations: "constant", "linear" or "cosine". Late steps that shrink let the noise
+    /// of the early ones average out, which is KL saved.
+    pub schedule: String,
     /// Compute blocks again in the backward pass instead of keeping their activations.
     pub gradient_checkpointing: bool,
     /// Pay an answer's score token by token as the reward model sees it earned (potential-based shaping), instead
@@ -276,7 +282,15 @@ impl Default for RolloutSection {
     fn default() -> Self {
         let thresholds = rl::AlarmThresholds::default();
         let (gradient_checkpointing, dense_rewards, alarms) = (false, true, true);
-        RolloutSection { iterations: 60, gradient_checkpointing, dense_rewards, alarms, thresholds }
+        let schedule = "linear".into();
+        RolloutSection { iterations: 60, schedule, gradient_checkpointing, dense_rewards, alarms, thresholds }
+    }
+}
+
+impl RolloutSection {
+    /// The learning-rate factor at iteration `i`.
+    pub fn factor(&self, i: usize) -> f32 {
+        schedule("schedule", &self.schedule).unwrap_or_default().factor(i, 0, self.iterations)
     }
 }
 
@@ -446,6 +460,7 @@ impl Config {
         self.pretrain.train.validate("pretrain.train")?;
         self.sft.train.validate("sft.train")?;
         self.reward.train.validate("reward.train")?;
+        schedule("rollout.schedule", &self.rollout.schedule)?;
         let choices = [
             ("model.precision", &self.model.precision, ["int8", "f32"]),
             ("sft.method", &self.sft.method, ["full", "lora"]),

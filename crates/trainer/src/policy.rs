@@ -109,6 +109,7 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         .into_iter()
         .map(|p| s.prompts[p].clone())
         .collect();
+        s.ppo.lr_factor = run.config.rollout.factor(i);
         let it = match s.ppo.iteration(i as u64, &prompts, &s.reward, s.text.tokenizer.eos()) {
             Ok(it) => it,
             Err(e) => return Err(e.at("ppo", i + 1)),

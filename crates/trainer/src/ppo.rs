@@ -48,6 +48,8 @@ pub struct Ppo {
     pub optimizer: Optimizer,
     /// What changes besides weights.
     pub state: PpoState,
+    /// Multiplies `config.learning_rate`: where a schedule stands.
+    pub lr_factor: f32,
     /// Compute blocks again in the backward pass instead of keeping their activations.
     pub checkpointing: bool,
     /// Pay scores as they are earned, where the reward can tell ([`rl::TokenRewards::spread`]).
@@ -138,8 +140,18 @@ impl Ppo {
         };
         let optimizer = Optimizer::new(&model.params, adam);
         let state = PpoState { kl: KlController::new(&config), shaper: ScoreShaper::new(&config) };
-        let (checkpointing, dense_rewards, grads) = (false, false, Grads::new());
-        Ok(Ppo { model, value_head, config, optimizer, state, checkpointing, dense_rewards, grads })
+        let (lr_factor, checkpointing, dense_rewards, grads) = (1.0, false, false, Grads::new());
+        Ok(Ppo {
+            model,
+            value_head,
+            config,
+            optimizer,
+            state,
+            lr_factor,
+            checkpointing,
+            dense_rewards,
+            grads,
+        })
     }
 
     /// One iteration: generate answers to `prompts` (each used `num_generations` times), score them, take the
@@ -279,13 +291,14 @@ impl Ppo {
                     }
                 }
                 if used > 0 {
-                    let lr = self.config.learning_rate;
+                    let lr = self.config.learning_rate * self.lr_factor;
                     self.optimizer.step(&mut self.model.params, &mut self.grads, lr, 1.0 / used as f32)?;
                 }
             }
         }
         let mut metrics = stats.finish();
         let unmoved = self.optimizer.never_moved(&self.model.params).count();
+        metrics.push(("lr", f64::from(self.config.learning_rate * self.lr_factor)));
         metrics.push(("ppo/weights_without_gradient", unmoved as f64));
         let mean_kl = rl::KlSummary::new(kl, &r.starts).map_err(maths)?.per_sequence;
         self.state.kl.update(mean_kl, r.examples.len()).map_err(maths)?;

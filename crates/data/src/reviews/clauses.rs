@@ -35,12 +35,13 @@ impl Writer<'_> {
         Writer { rng, used: Vec::new() }
     }
 
-    /// One to three sentences, mostly of the sign of `target` (1 or -1), and the sum of their opinions.
-    pub(super) fn opinions(mut self, target: f32) -> Piece {
+    /// One to three sentences, each with probability `coherence` of the sign of `target` (1 or -1), else of the
+    /// other, and the sum of their opinions.
+    pub(super) fn opinions(mut self, target: f32, coherence: f64) -> Piece {
         let count = *self.rng.pick(&[1, 1, 2, 2, 2, 3]);
         let (mut text, mut sum) = (Vec::new(), 0.0);
         for _ in 0..count {
-            let sign = if self.rng.chance(0.82) { target } else { -target };
+            let sign = if self.rng.chance(coherence) { target } else { -target };
             let (sentence, value) = self.sentence(sign);
             text.push(sentence + ".");
             sum += value;

@@ -22,10 +22,27 @@ const POSITIVE_SHARE: f64 = 0.47;
 const CLEAR: f32 = 0.2;
 /// Words in a completion.
 const LENGTH: std::ops::RangeInclusive<usize> = 10..=30;
-/// Share of ranked pairs whose rejected answer stops after one remark.
-const CUT_SHORT: f64 = 0.2;
+/// Share of a review's sentences that lean its way.
+const COHERENCE: f64 = 0.82;
+/// Kinds of ranked pairs and their shares: two reviews; two texts whose sentences agree on nothing, as a model's
+/// answers often do; a good review over its own first remark; a good review over that remark said again and again.
+const KINDS: [(PairKind, f64); 4] = [
+    (PairKind::Reviews, 0.4),
+    (PairKind::Mixed, 0.35),
+    (PairKind::CutShort, 0.15),
+    (PairKind::Repeated, 0.1),
+];
 /// How far apart the two answers of a ranked pair must be.
 const PAIR_GAP: f32 = 0.3;
+
+/// How the two answers of a ranked pair come about.
+#[derive(Clone, Copy, Debug)]
+enum PairKind {
+    Reviews,
+    Mixed,
+    CutShort,
+    Repeated,
+}
 
 /// A generated review.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,26 +107,41 @@ impl Reviews {
         Demonstration { prompt, completion }
     }
 
-    /// Two reviews of one prompt: the kinder one chosen where their sentiments differ clearly, and in a few pairs
-    /// a finished review over its own first remark, since readers want more than a line.
+    /// Two texts on one prompt: the kinder one chosen where their sentiments differ clearly, and in some pairs a
+    /// finished review over one that stops short or repeats itself.
     pub fn ranked_pair(&mut self) -> Ranked {
         let prompt = self.prompt();
-        let cut_short = self.rng.chance(CUT_SHORT);
+        let mut at = self.rng.unit();
+        let kind = KINDS.iter().find(|(_, share)| {
+            at -= share;
+            at < 0.0
+        });
+        let (chosen, rejected) = match kind.map_or(PairKind::Reviews, |(kind, _)| *kind) {
+            PairKind::Reviews => self.pair(Reviews::completion),
+            PairKind::Mixed => self.pair(Reviews::mixed),
+            PairKind::CutShort => self.finished_over(|first| first.to_owned()),
+            PairKind::Repeated => self.finished_over(|first| format!("{first} {first}")),
+        };
+        Ranked { prompt, chosen, rejected }
+    }
+
+    /// Two texts from `draw` that differ clearly, the kinder one first.
+    fn pair(&mut self, draw: fn(&mut Reviews) -> (String, f32)) -> (String, String) {
         loop {
-            if cut_short {
-                let (chosen, sentiment) = self.completion();
-                match chosen.split_once(". ") {
-                    Some((first, _)) if sentiment > 0.0 => {
-                        let rejected = format!("{first}.");
-                        return Ranked { prompt, chosen, rejected };
-                    }
-                    _ => continue,
-                }
-            }
-            let (a, b) = (self.completion(), self.completion());
+            let (a, b) = (draw(self), draw(self));
             if (a.1 - b.1).abs() >= PAIR_GAP {
-                let (chosen, rejected) = if a.1 > b.1 { (a.0, b.0) } else { (b.0, a.0) };
-                return Ranked { prompt, chosen, rejected };
+                return if a.1 > b.1 { (a.0, b.0) } else { (b.0, a.0) };
+            }
+        }
+    }
+
+    /// A good review of several sentences, and what `spoil` makes of its first.
+    fn finished_over(&mut self, spoil: impl Fn(&str) -> String) -> (String, String) {
+        loop {
+            let (chosen, sentiment) = self.completion();
+            if let Some((first, _)) = chosen.split_once(". ").filter(|_| sentiment > 0.0) {
+                let rejected = spoil(&format!("{first}."));
+                return (chosen, rejected);
             }
         }
     }
@@ -138,10 +170,20 @@ impl Reviews {
     fn completion(&mut self) -> (String, f32) {
         let target = if self.rng.chance(POSITIVE_SHARE) { 1.0 } else { -1.0 };
         loop {
-            let (text, sum) = Writer::new(&mut self.rng).opinions(target);
+            let (text, sum) = Writer::new(&mut self.rng).opinions(target, COHERENCE);
             let sentiment = oracle::squash(sum);
             if sentiment * target >= CLEAR && LENGTH.contains(&text.split(' ').count()) {
                 return (text, sentiment);
+            }
+        }
+    }
+
+    /// Sentences that do not agree with each other, and where that leaves them.
+    fn mixed(&mut self) -> (String, f32) {
+        loop {
+            let (text, sum) = Writer::new(&mut self.rng).opinions(1.0, 0.5);
+            if LENGTH.contains(&text.split(' ').count()) {
+                return (text, oracle::squash(sum));
             }
         }
     }
