@@ -206,7 +206,7 @@ fn model(c: &ModelConfig, lora: bool) -> Model {
     let Ok(mut m) = Model::from_source(&Device::cpu(), c.clone(), model::Precision::F32, &mut source);
     if lora {
         let targets = vec![Target::Query, Target::Value, Target::AttnOut, Target::MlpUp, Target::MlpDown];
-        m.attach_lora(&LoraConfig { rank: 3, alpha: 6.0, dropout: 0.0, targets }, 1);
+        m.attach_lora(&LoraConfig { rank: 3, alpha: 6.0, dropout: 0.0, targets, first_layer: 0 }, 1);
         let ids: Vec<_> =
             m.params.iter().filter(|(_, p)| p.name.ends_with(".b")).map(|(id, p)| (id, p.len())).collect();
         for (id, n) in ids {
