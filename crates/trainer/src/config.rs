@@ -231,8 +231,16 @@ impl Default for SftSection {
 pub struct RewardSection {
     /// "ranking" (a scalar head under the Bradley-Terry loss) or "classifier" (a sentiment classifier).
     pub kind: String,
-    /// Train all weights ("full") or adapters on every linear layer ("lora").
+    /// Train all weights ("full") or adapters on every linear layer over `model.precision` weights ("lora").
     pub method: String,
+    /// What follows a text before it is scored, such as "Sentiment:"; empty = scored at its last token.
+    pub question: String,
+    /// With "lora", adapt this block and those above it; the blocks below only run forward.
+    pub first_layer: usize,
+    /// Where texts have ratings, the classifier's target is sigmoid(rating_scale * rating); 0 = the class.
+    pub rating_scale: f32,
+    /// Share of the labelled training texts set aside to choose settings by.
+    pub validation: f64,
     /// Random earlier places of each answer that are judged along with its end, so that the model can tell of an
     /// unfinished answer where it is heading (dense rewards are paid by that).
     pub prefixes: usize,
@@ -248,6 +256,10 @@ impl Default for RewardSection {
         RewardSection {
             kind: "ranking".into(),
             method: "full".into(),
+            question: String::new(),
+            first_layer: 0,
+            rating_scale: 1.5,
+            validation: 0.0,
             prefixes: 4,
             prefix_weight: 1.0,
             train,
@@ -468,6 +480,10 @@ impl Config {
         if !(self.reward.prefix_weight >= 0.0 && self.reward.prefix_weight.is_finite()) {
             let problem = format!("is {}; use 0 or more", self.reward.prefix_weight);
             return Err(Error::config("reward.prefix_weight", problem));
+        }
+        if !(0.0..1.0).contains(&self.reward.validation) {
+            let problem = format!("is {}; use 0 or more and less than 1", self.reward.validation);
+            return Err(Error::config("reward.validation", problem));
         }
         if self.lora.rank == 0 || self.lora.targets.is_empty() {
             return Err(Error::config("lora", "needs a rank of at least 1 and at least one target"));
