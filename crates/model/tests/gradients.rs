@@ -289,3 +289,13 @@ fn llama() {
     check(Arch::Llama, false, false);
     check(Arch::Llama, true, true);
 }
+
+#[test]
+fn adapters_from_a_block_upwards_leave_the_blocks_below_alone() {
+    let mut m = model(&config(Arch::Llama), false);
+    let lora = LoraConfig { rank: 2, first_layer: 1, targets: vec![Target::Query], ..LoraConfig::default() };
+    m.attach_lora(&lora, 1);
+    m.train_adapters();
+    let names: Vec<&str> = m.params.trainable().map(|(_, p)| p.name.as_str()).collect();
+    assert_eq!(names, ["layers.1.qkv.lora.query.a", "layers.1.qkv.lora.query.b"]);
+}
