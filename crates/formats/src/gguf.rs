@@ -234,11 +234,13 @@ impl Gguf {
     /// The file's byte-level BPE tokenizer.
     ///
     /// # Errors
-    /// When it is missing, or its kind is not supported.
+    /// When it is missing, its kind is not supported, or it has tokens beyond the embedding.
     pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
         let bad = |e: String| Error::bad(&self.path, e);
         let json = self.tokenizer_json().map_err(bad)?;
-        Tokenizer::from_json(&json).map_err(|e| bad(format!("tokenizer: {e}")))
+        let tokenizer = Tokenizer::from_json(&json).map_err(|e| bad(format!("tokenizer: {e}")))?;
+        tokenizer.fits(&self.config).map_err(bad)?;
+        Ok(tokenizer)
     }
 
     fn tokenizer_json(&self) -> Parsed<Value> {
@@ -328,6 +330,12 @@ fn config(metadata: &HashMap<String, Meta>, tensors: &HashMap<String, Info>) -> 
     }
     let (hidden, heads) = (int("embedding_length")?, int("attention.head_count")?);
     let head_dim = int("attention.key_length").unwrap_or(hidden / heads.max(1));
+    let rotary_dim = int("rope.dimension_count").unwrap_or(head_dim);
+    if rotary_dim != head_dim {
+        return Err(format!(
+            "`llama.rope.dimension_count` is {rotary_dim} of heads {head_dim} wide; only whole heads rotate"
+        ));
+    }
     let embed = tensors.get("token_embd.weight").ok_or("tensor `token_embd.weight` is missing")?;
     let config = ModelConfig {
         arch: Arch::Llama,
@@ -343,7 +351,7 @@ fn config(metadata: &HashMap<String, Meta>, tensors: &HashMap<String, Info>) -> 
         norm_eps: float("attention.layer_norm_rms_epsilon", 1e-5),
         act: Act::SwiGlu,
         parallel_residual: false,
-        rotary_dim: int("rope.dimension_count").unwrap_or(head_dim),
+        rotary_dim,
         rope_theta: float("rope.freq_base", 10_000.0),
         tie_embeddings: !tensors.contains_key("output.weight"),
         attention_bias: false,

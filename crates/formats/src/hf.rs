@@ -78,12 +78,7 @@ impl Folder {
     pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
         let path = self.dir.join("tokenizer.json");
         let tokenizer = Tokenizer::load(&path)?;
-        if tokenizer.vocab() > self.config.vocab {
-            let (have, want) = (tokenizer.vocab(), self.config.vocab);
-            let problem =
-                format!("has {have} tokens, the model's embedding {want}; they belong to different models");
-            return Err(Error::bad(&path, problem));
-        }
+        tokenizer.fits(&self.config).map_err(|e| Error::bad(&path, e))?;
         Ok(tokenizer)
     }
 }

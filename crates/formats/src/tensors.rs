@@ -81,7 +81,34 @@ fn damaged(path: &Path, e: &dyn std::fmt::Display) -> Error {
 }
 
 pub(crate) fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, Error> {
-    SafeTensors::deserialize(bytes).map_err(|e| damaged(path, &e))
+    SafeTensors::deserialize(bytes).map_err(|e| match culprit(bytes) {
+        Some(what) => damaged(path, &what),
+        None => damaged(path, &e),
+    })
+}
+
+/// What is wrong with the first tensor of a damaged file's header, if the header itself can be read.
+fn culprit(bytes: &[u8]) -> Option<String> {
+    let (length, rest) = bytes.split_at_checked(8)?;
+    let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
+    let (header, data) = rest.split_at_checked(length)?;
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    header.iter().filter(|(name, _)| *name != "__metadata__").find_map(|(name, entry)| {
+        let dtype = entry["dtype"].as_str().unwrap_or("missing");
+        let Ok(known) = serde_json::from_value::<Dtype>(entry["dtype"].clone()) else {
+            return Some(format!("tensor `{name}` has the unknown dtype \"{dtype}\""));
+        };
+        let shape: Vec<usize> = serde_json::from_value(entry["shape"].clone()).ok()?;
+        let [start, end]: [usize; 2] = serde_json::from_value(entry["data_offsets"].clone()).ok()?;
+        if end > data.len() || start > end {
+            let have = data.len();
+            return Some(format!("tensor `{name}` lies at bytes {start} to {end}, the file has {have}"));
+        }
+        let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let size = elements.and_then(|n| n.checked_mul(known.size()));
+        (size != Some(end - start))
+            .then(|| format!("tensor `{name}` of shape {shape:?} ({dtype}) has {} bytes", end - start))
+    })
 }
 
 pub(crate) fn read(path: &Path, file: &SafeTensors<'_>, name: &str) -> Result<Tensor, Error> {
@@ -126,18 +153,27 @@ mod tests {
             [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &whole[8 + header..]].concat()
         };
         let cases = [
-            ("cut in the data", whole[..whole.len() - 5].to_vec()),
-            ("cut in the header", whole[..12].to_vec()),
-            ("header past the end", [&u64::MAX.to_le_bytes()[..], &whole[8..]].concat()),
-            ("empty", Vec::new()),
-            ("offsets past the end", with("[0,16]", "[0,1600]")),
-            ("huge shape", with("[2,2]", "[9223372036854775807,9223372036854775807]")),
-            ("unknown dtype", with("\"F32\"", "\"Q99\"")),
+            (
+                "cut in the data",
+                whole[..whole.len() - 5].to_vec(),
+                "`a` lies at bytes 0 to 16, the file has 11",
+            ),
+            ("cut in the header", whole[..12].to_vec(), ""),
+            ("header past the end", [&u64::MAX.to_le_bytes()[..], &whole[8..]].concat(), ""),
+            ("empty", Vec::new(), ""),
+            ("offsets past the end", with("[0,16]", "[0,1600]"), "`a` lies at bytes 0 to 1600"),
+            (
+                "huge shape",
+                with("[2,2]", "[9223372036854775807,9223372036854775807]"),
+                "`a` of shape [9223372036854775807, 9223372036854775807] (F32) has 16 bytes",
+            ),
+            ("unknown dtype", with("\"F32\"", "\"Q99\""), "`a` has the unknown dtype \"Q99\""),
         ];
-        for (what, bytes) in cases {
+        for (what, bytes, needle) in cases {
             std::fs::write(&path, bytes).unwrap();
             let e = load_tensors(&path).unwrap_err().to_string();
             assert!(e.contains("t.safetensors") && e.contains("damaged"), "{what}: {e}");
+            assert!(e.contains(needle), "{what}: {e}");
         }
     }
 }

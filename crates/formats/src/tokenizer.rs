@@ -1,6 +1,6 @@
 //! Tokenizers: loading, training a byte-level BPE, encoding and decoding.
 
-use crate::{Error, atomic_write};
+use crate::{Error, ModelConfig, atomic_write};
 use std::path::Path;
 use tokenizers::{
     AddedToken, TokenizerBuilder,
@@ -97,6 +97,17 @@ impl Tokenizer {
     /// Number of tokens, added ones included.
     pub fn vocab(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// Checks that every token has a row in the model's embedding.
+    pub(crate) fn fits(&self, config: &ModelConfig) -> Result<(), String> {
+        let (have, want) = (self.vocab(), config.vocab);
+        if have <= want {
+            return Ok(());
+        }
+        Err(format!(
+            "the tokenizer has {have} tokens, the model's embedding {want}; they belong to different models"
+        ))
     }
 
     /// Writes a tokenizer.json.

@@ -46,11 +46,15 @@ const SHAPES: [(&str, &[u64]); 10] = [
 
 /// A tiny file; `kind` is every tensor's type number and `arch` its architecture.
 fn file(kind: u32, arch: &str) -> Vec<u8> {
+    file_with(kind, arch, &["<|endoftext|>", "a", "b", "ab", "1"], 4)
+}
+
+fn file_with(kind: u32, arch: &str, tokens: &[&str], rotary: u32) -> Vec<u8> {
     let mut w = Writer::default();
     w.0.extend(b"GGUF");
     w.0.extend(3u32.to_le_bytes());
     w.0.extend((SHAPES.len() as u64).to_le_bytes());
-    w.0.extend(12u64.to_le_bytes());
+    w.0.extend(13u64.to_le_bytes());
     w.string("general.architecture", arch);
     for (key, v) in [
         ("llama.block_count", 1),
@@ -59,12 +63,13 @@ fn file(kind: u32, arch: &str) -> Vec<u8> {
         ("llama.feed_forward_length", 6),
         ("llama.attention.head_count", 2),
         ("llama.attention.head_count_kv", 1),
+        ("llama.rope.dimension_count", rotary),
     ] {
         w.int(key, v);
     }
     w.string("tokenizer.ggml.model", "gpt2");
     w.string("tokenizer.ggml.pre", "smollm");
-    w.strings("tokenizer.ggml.tokens", &["<|endoftext|>", "a", "b", "ab", "1"]);
+    w.strings("tokenizer.ggml.tokens", tokens);
     w.strings("tokenizer.ggml.merges", &["a b"]);
     w.text("tokenizer.ggml.token_type");
     w.0.extend(9u32.to_le_bytes());
@@ -149,4 +154,34 @@ fn damage_is_named() {
     let at = whole.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 4;
     let huge = [&whole[..at], &(1u64 << 60).to_le_bytes()[..], &whole[at + 8..]].concat();
     check("huge dimension", &huge, "dimensions");
+    check("half of each head rotates", &file_with(0, "llama", &["a"], 2), "rope.dimension_count` is 2");
+}
+
+#[test]
+fn a_foreign_vocabulary_is_refused() {
+    let (_dir, path) = open(&file_with(0, "llama", &["<|endoftext|>", "a", "b", "ab", "1", "2"], 4));
+    let e = Gguf::open(&path).unwrap().tokenizer().map(drop).unwrap_err().to_string();
+    assert!(e.contains("m.gguf") && e.contains("6 tokens, the model's embedding 5"), "{e}");
+}
+
+#[test]
+fn cut_and_flipped_headers_are_survived() {
+    let whole = file(0, "llama");
+    let data =
+        whole.len() - 4 * SHAPES.iter().map(|(_, d)| d.iter().product::<u64>() as usize).sum::<usize>();
+    let read = |bytes: &[u8]| {
+        let (_dir, path) = open(bytes);
+        // Whatever the damage, the answer is a value or an error, never a panic or an endless allocation.
+        if let Ok(g) = Gguf::open(&path) {
+            let _ = g.tokenizer();
+            let _ = g.tensor("embed", 5, 8);
+            let _ = g.tensor("layers.0.qkv.weight", 16, 8);
+        }
+    };
+    (0..data).step_by(11).for_each(|n| read(&whole[..n]));
+    for i in (0..data).step_by(3) {
+        let mut bytes = whole.clone();
+        bytes[i] ^= 0xff;
+        read(&bytes);
+    }
 }

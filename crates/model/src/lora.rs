@@ -36,11 +36,19 @@ pub struct LoraConfig {
     pub dropout: f32,
     /// Where adapters sit.
     pub targets: Vec<Target>,
+    /// The first block that has adapters; below it nothing is trained, so the backward pass ends there.
+    pub first_layer: usize,
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        LoraConfig { rank: 16, alpha: 32.0, dropout: 0.0, targets: vec![Target::Query, Target::Value] }
+        LoraConfig {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            targets: vec![Target::Query, Target::Value],
+            first_layer: 0,
+        }
     }
 }
 
@@ -77,7 +85,7 @@ impl Model {
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let scale = config.alpha / config.rank.max(1) as f32;
         let mut segments = Vec::new();
-        for layer in 0..self.layers.len() {
+        for layer in config.first_layer..self.layers.len() {
             for target in &config.targets {
                 let block = &mut self.layers[layer];
                 let (linear, module, part, offset, n_out) = match target {

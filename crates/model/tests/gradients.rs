@@ -206,7 +206,7 @@ fn model(c: &ModelConfig, lora: bool) -> Model {
     let Ok(mut m) = Model::from_source(&Device::cpu(), c.clone(), model::Precision::F32, &mut source);
     if lora {
         let targets = vec![Target::Query, Target::Value, Target::AttnOut, Target::MlpUp, Target::MlpDown];
-        m.attach_lora(&LoraConfig { rank: 3, alpha: 6.0, dropout: 0.0, targets }, 1);
+        m.attach_lora(&LoraConfig { rank: 3, alpha: 6.0, dropout: 0.0, targets, first_layer: 0 }, 1);
         let ids: Vec<_> =
             m.params.iter().filter(|(_, p)| p.name.ends_with(".b")).map(|(id, p)| (id, p.len())).collect();
         for (id, n) in ids {
@@ -288,4 +288,14 @@ fn gpt2() {
 fn llama() {
     check(Arch::Llama, false, false);
     check(Arch::Llama, true, true);
+}
+
+#[test]
+fn adapters_from_a_block_upwards_leave_the_blocks_below_alone() {
+    let mut m = model(&config(Arch::Llama), false);
+    let lora = LoraConfig { rank: 2, first_layer: 1, targets: vec![Target::Query], ..LoraConfig::default() };
+    m.attach_lora(&lora, 1);
+    m.train_adapters();
+    let names: Vec<&str> = m.params.trainable().map(|(_, p)| p.name.as_str()).collect();
+    assert_eq!(names, ["layers.1.qkv.lora.query.a", "layers.1.qkv.lora.query.b"]);
 }

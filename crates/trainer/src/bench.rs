@@ -81,7 +81,7 @@ fn random_ids(rows: usize, len: usize, vocab: usize, seed: u64) -> Vec<Vec<u32>>
 }
 
 fn lora_config() -> LoraConfig {
-    LoraConfig { rank: 16, alpha: 32.0, dropout: 0.0, targets: vec![Target::QueryKeyValue] }
+    LoraConfig { rank: 16, alpha: 32.0, dropout: 0.0, targets: vec![Target::QueryKeyValue], first_layer: 0 }
 }
 
 /// Forward, full step and LoRA step on 8 x 128 tokens.

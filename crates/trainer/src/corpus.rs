@@ -41,13 +41,15 @@ impl Corpus {
     /// # Errors
     /// When a file cannot be read or gives too little.
     pub fn load(section: &DataSection, seed: u64, eval_prompts: usize) -> Result<Corpus> {
-        match &section.path {
-            None => Ok(embedded(section, seed, eval_prompts)),
+        let mut corpus = match &section.path {
+            None => embedded(section, seed, eval_prompts),
             Some(path) => {
                 let options = LoadOptions { names: section.column_names.clone(), ..LoadOptions::default() };
-                from_files(section, data::load(path, &options)?, seed)
+                from_files(section, data::load(path, &options)?, seed)?
             }
-        }
+        };
+        corpus.plain_held_out.truncate(section.plain_held_out);
+        Ok(corpus)
     }
 }
 

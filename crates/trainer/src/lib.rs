@@ -6,6 +6,7 @@
 //! **Architecture Invariant:** nothing here knows on which device it runs or how a file format is laid out.
 pub mod bench;
 pub mod checkpoint;
+mod classifier;
 pub mod config;
 pub mod corpus;
 pub mod error;

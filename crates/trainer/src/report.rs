@@ -97,6 +97,18 @@ fn cards(s: &Value) -> Vec<Card> {
         ),
         card("Reward pair accuracy", n("/pair_accuracy"), "held-out pairs".into(), None),
         card(
+            "Sentiment accuracy",
+            n("/sign_accuracy"),
+            format!("logistic regression on word pairs: {}", show(n("/baseline_sign_accuracy"))),
+            None,
+        ),
+        card(
+            "int8 perplexity",
+            n("/int8_perplexity/int8"),
+            format!("same adapter over f32: {}; within 1 % of it", show(n("/int8_perplexity/f32"))),
+            n("/int8_perplexity/change").map(|c| c.abs() <= 0.01),
+        ),
+        card(
             "First ratio",
             n("/first_ratio"),
             "exactly 1: one engine".into(),

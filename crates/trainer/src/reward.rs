@@ -1,6 +1,7 @@
 //! The reward: a scalar head trained on rankings, or a sentiment classifier.
 
 use crate::{
+    classifier,
     config::RewardSection,
     corpus::Corpus,
     error::{Error, Result},
@@ -12,9 +13,9 @@ use crate::{
     text::Text,
 };
 use autograd::{Grads, Tape, Var};
-use data::{Label, Labelled, Ranked};
-use loss::{BradleyTerry, BradleyTerryArgs, SoftmaxCrossEntropy, SoftmaxCrossEntropyArgs};
-use model::{Batch, Completion, Head, Model, Pass, Precision};
+use data::{Baseline, BaselineOptions, Dataset, Label, Labelled, Ranked};
+use loss::{BradleyTerry, BradleyTerryArgs};
+use model::{Batch, Completion, Head, LoraConfig, Model, Pass, Precision};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, path::Path, rc::Rc};
 
@@ -22,6 +23,31 @@ use std::{collections::BTreeMap, path::Path, rc::Rc};
 pub struct RewardModel {
     model: Model,
     head: Head,
+    question: Question,
+}
+
+/// What follows a text before it is scored, such as "Sentiment:". A language model gathers what it knows of the
+/// text where the answer is about to come: the head reads it there. Without a question it reads the last token.
+pub(crate) struct Question {
+    tokens: Vec<u32>,
+    eos: Option<u32>,
+}
+
+impl Question {
+    fn new(run: &Run, text: &Text) -> Result<Self> {
+        let tokens = text.encode(&run.config.reward.question)?;
+        if tokens.len() >= text.context {
+            let problem = format!("has {} tokens and fills the context of {}", tokens.len(), text.context);
+            return Err(Error::config("reward.question", problem));
+        }
+        Ok(Question { tokens, eos: text.tokenizer.eos() })
+    }
+
+    /// A text's tokens, asked about: its end token gives way to the question.
+    fn after(&self, text: &[u32]) -> Vec<u32> {
+        let ended = !self.tokens.is_empty() && text.len() > 1 && text.last().copied() == self.eos;
+        [&text[..text.len() - usize::from(ended)], &self.tokens].concat()
+    }
 }
 
 /// Outputs of the head by kind.
@@ -36,7 +62,7 @@ impl RewardModel {
     /// Names the file and tensor.
     pub fn load(run: &Run) -> Result<Self> {
         let dir = run.dir.path("reward");
-        let (mut model, _) = models::load(&run.device, &dir, Precision::F32)?;
+        let (mut model, text) = models::load(&run.device, &dir, precision(run))?;
         let head = model.add_head("score", outputs(&run.config.reward.kind), 0.0, 0);
         let path = dir.join("head.safetensors");
         for t in formats::load_tensors(&path)?.tensors {
@@ -48,16 +74,16 @@ impl RewardModel {
             model.params.data_mut(id).write(&t.data);
         }
         model.params.pack();
-        Ok(RewardModel { model, head })
+        Ok(RewardModel { model, head, question: Question::new(run, &text)? })
     }
 
-    /// One number per token sequence: the score, or the positive class's log-odds.
-    pub fn scores(&self, sequences: &[Vec<u32>]) -> Vec<f32> {
+    /// One number per token sequence, the question included: the score, or the positive class's log-odds.
+    fn scores(&self, sequences: &[Vec<u32>]) -> Vec<f32> {
         self.scores_from(sequences, &last_tokens(sequences))
     }
 
     /// The same of every prefix of sequence i that ends at token `from[i]` or later.
-    pub fn scores_from(&self, sequences: &[Vec<u32>], from: &[usize]) -> Vec<f32> {
+    fn scores_from(&self, sequences: &[Vec<u32>], from: &[usize]) -> Vec<f32> {
         let mut out = Vec::with_capacity(sequences.len());
         let (mut rest, mut from) = (sequences, from);
         while !rest.is_empty() {
@@ -84,21 +110,37 @@ impl RewardModel {
 
 impl Reward for RewardModel {
     fn score(&self, prompts: &[Vec<u32>], completions: &[Completion]) -> Result<Vec<f32>> {
-        let whole: Vec<Vec<u32>> =
-            prompts.iter().zip(completions).map(|(p, c)| [&p[..], &c.tokens].concat()).collect();
-        Ok(self.scores(&whole))
+        let asked: Vec<Vec<u32>> =
+            answered(prompts, completions).iter().map(|s| self.question.after(s)).collect();
+        Ok(self.scores(&asked))
     }
 
     fn prefix_scores(&self, prompts: &[Vec<u32>], completions: &[Completion]) -> Result<Option<Vec<f32>>> {
-        let whole: Vec<Vec<u32>> =
-            prompts.iter().zip(completions).map(|(p, c)| [&p[..], &c.tokens].concat()).collect();
+        let whole = answered(prompts, completions);
         let from: Vec<usize> = prompts.iter().map(|p| p.len() - 1).collect();
-        Ok(Some(self.scores_from(&whole, &from)))
+        if self.question.tokens.is_empty() {
+            return Ok(Some(self.scores_from(&whole, &from)));
+        }
+        // Each prefix is asked about on its own.
+        let prefixes = |(s, from): (&Vec<u32>, &usize)| {
+            (*from..s.len()).map(|t| self.question.after(&s[..=t])).collect::<Vec<_>>()
+        };
+        Ok(Some(self.scores(&whole.iter().zip(&from).flat_map(prefixes).collect::<Vec<_>>())))
     }
 }
 
+/// Prompts with their answers.
+fn answered(prompts: &[Vec<u32>], completions: &[Completion]) -> Vec<Vec<u32>> {
+    prompts.iter().zip(completions).map(|(p, c)| [&p[..], &c.tokens].concat()).collect()
+}
+
+/// How a reward model is held: adapters sit on frozen weights, which may be int8; weights that are trained may not.
+fn precision(run: &Run) -> Precision {
+    if run.config.reward.method == "lora" { models::policy_precision(run) } else { Precision::F32 }
+}
+
 /// The head's outputs at the tokens `at[i]` of each sequence i.
-fn forward<'p>(
+pub(crate) fn forward<'p>(
     tape: &mut Tape<'p>,
     model: &'p Model,
     head: &Head,
@@ -126,25 +168,27 @@ struct Pair {
 }
 
 /// A text to judge.
-struct Tokens {
-    ids: Vec<u32>,
+pub(crate) struct Tokens {
+    pub ids: Vec<u32>,
     /// Where the answer starts: what stands before says nothing of its worth.
     answer: usize,
 }
 
-fn whole(text: &Text, prompt: &str, completion: &str) -> Result<Tokens> {
+/// A text as it is judged: with its end token, or asked about.
+pub(crate) fn whole(text: &Text, question: &Question, prompt: &str, completion: &str) -> Result<Tokens> {
     let mut ids = if prompt.is_empty() { Vec::new() } else { text.encode(prompt)? };
     let prompt = ids.len();
     ids.extend(text.completion(completion)?);
+    let mut ids = question.after(&ids);
     // The end is where the verdict falls: keep it when the text is too long.
     let cut = ids.len().saturating_sub(text.context);
     Ok(Tokens { ids: ids.split_off(cut), answer: prompt.saturating_sub(cut) })
 }
 
-fn pairs(text: &Text, ranked: &[Ranked]) -> Result<Vec<Pair>> {
+fn pairs(text: &Text, question: &Question, ranked: &[Ranked]) -> Result<Vec<Pair>> {
     let pair = |r: &Ranked| {
-        let (chosen, rejected) = (whole(text, &r.prompt, &r.chosen)?, whole(text, &r.prompt, &r.rejected)?);
-        Ok(Pair { chosen, rejected })
+        let side = |answer| whole(text, question, &r.prompt, answer);
+        Ok(Pair { chosen: side(&r.chosen)?, rejected: side(&r.rejected)? })
     };
     ranked.iter().map(pair).collect()
 }
@@ -152,25 +196,26 @@ fn pairs(text: &Text, ranked: &[Ranked]) -> Result<Vec<Pair>> {
 /// Where a step judges its texts: at the end, and at the same random fractions of all answers.
 ///
 /// Judged in the middle, too, a reward model learns what the rest is likely to bring: its score of a prefix is
-/// then the log-odds of what is known so far, which is what PPO's dense rewards pay by.
-struct Judged {
+/// then the log-odds of what is known so far, which is what PPO's dense rewards pay by. Where a question is asked,
+/// nothing stands before it that could be judged: the end alone is.
+pub(crate) struct Judged {
     fractions: Vec<f64>,
     prefix_weight: f32,
 }
 
 impl Judged {
-    fn new(c: &RewardSection, seed: u64, step: usize) -> Self {
+    pub fn new(c: &RewardSection, seed: u64, step: usize) -> Self {
         let mut rng = data::Rng::new(seed ^ 0x7072_6566 ^ (step as u64) << 20);
-        let n = if c.prefix_weight > 0.0 { c.prefixes } else { 0 };
+        let n = if c.prefix_weight > 0.0 && c.question.is_empty() { c.prefixes } else { 0 };
         Judged { fractions: (0..n).map(|_| rng.unit()).collect(), prefix_weight: c.prefix_weight }
     }
 
     /// Positions judged per text.
-    fn each(&self) -> usize {
+    pub fn each(&self) -> usize {
         1 + self.fractions.len()
     }
 
-    fn positions(&self, t: &Tokens) -> Vec<usize> {
+    pub fn positions(&self, t: &Tokens) -> Vec<usize> {
         let (start, last) = (t.answer, t.ids.len().saturating_sub(1));
         let inner = self.fractions.iter().map(|f| start + (f * (last - start.min(last)) as f64) as usize);
         std::iter::once(last).chain(inner.map(|at| at.min(last))).collect()
@@ -178,7 +223,7 @@ impl Judged {
 
     /// Weighs the gradients `d` of a mean over all positions (`outputs` numbers each): the end counts
     /// `1 / (1 + w)`, the prefixes together `w / (1 + w)`.
-    fn weigh(&self, d: &mut [f32], outputs: usize) {
+    pub fn weigh(&self, d: &mut [f32], outputs: usize) {
         if self.fractions.is_empty() {
             return;
         }
@@ -191,7 +236,7 @@ impl Judged {
     }
 
     /// Of the values at all positions, those at the ends.
-    fn ends<'a>(&self, values: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+    pub fn ends<'a>(&self, values: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
         values.iter().copied().step_by(self.each())
     }
 }
@@ -202,18 +247,23 @@ impl Judged {
 /// With the stage and step.
 pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let c = run.config.clone();
-    let (mut model, text) = models::load(&run.device, &run.dir.path("sft"), Precision::F32)?;
+    let (mut model, text) = models::load(&run.device, &run.dir.path("sft"), precision(run))?;
+    let question = Question::new(run, &text)?;
     let head = model.add_head("score", outputs(&c.reward.kind), 0.02, c.run.seed);
+    // Texts set aside from the training part: what settings are chosen by.
+    let validation = (corpus.labelled.len() as f64 * c.reward.validation) as usize;
+    let (labelled, validation) = corpus.labelled.split_at(corpus.labelled.len() - validation);
     if c.reward.method == "lora" {
-        model.attach_lora(&every_layer(&c.lora), c.run.seed ^ 2);
+        let adapters = LoraConfig { first_layer: c.reward.first_layer, ..every_layer(&c.lora) };
+        model.attach_lora(&adapters, c.run.seed ^ 2);
         model.train_adapters();
     } else {
         // The output layer has no part in scoring.
         model.params.set_trainable(|name| name != "head");
     }
     let speed = match c.reward.kind.as_str() {
-        "classifier" => train_classifier(run, &mut model, &head, &text, &corpus.labelled)?,
-        _ => train_ranking(run, &mut model, &head, &text, corpus)?,
+        "classifier" => classifier::train(run, &mut model, &head, &text, &question, labelled)?,
+        _ => train_ranking(run, &mut model, &head, &text, &question, corpus)?,
     };
     let dir = run.dir.path("reward");
     models::save(&dir, &model, &text.tokenizer)?;
@@ -222,7 +272,7 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let reward = RewardModel::load(run)?;
     let mut result = json!({ "tokens_per_second": speed, "kind": c.reward.kind });
     if !corpus.rankings_held_out.is_empty() {
-        let held = pairs(&text, &corpus.rankings_held_out)?;
+        let held = pairs(&text, &question, &corpus.rankings_held_out)?;
         let side = |f: fn(&Pair) -> &Tokens| {
             reward.scores(&held.iter().map(|p| f(p).ids.clone()).collect::<Vec<_>>())
         };
@@ -233,17 +283,28 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         result["pair_accuracy"] = json!(verdict.accuracy);
         result["derived_rankings"] = json!(corpus.derived_rankings);
     }
-    if !corpus.labelled_held_out.is_empty() {
-        let sequences: Result<Vec<_>> =
-            corpus.labelled_held_out.iter().map(|l| Ok(whole(&text, "", &l.text)?.ids)).collect();
-        let scores = reward.scores(&sequences?);
-        // A ranking score has no zero of its own: its median is taken as the border.
-        let border = if c.reward.kind == "classifier" { 0.0 } else { median(&scores) };
-        let right = |(s, l): (&f32, &Labelled)| (*s > border) == (l.label == Label::Positive);
-        let hits = scores.iter().zip(&corpus.labelled_held_out).filter(|x| right(*x)).count();
-        result["sign_accuracy"] = json!(hits as f64 / scores.len() as f64);
+    let classifier = c.reward.kind == "classifier";
+    if !validation.is_empty() {
+        result["validation_accuracy"] = json!(sign_accuracy(&reward, &text, validation, classifier)?);
+    }
+    let held = &corpus.labelled_held_out;
+    if !held.is_empty() {
+        result["sign_accuracy"] = json!(sign_accuracy(&reward, &text, held, classifier)?);
+        let set = |items: &[Labelled]| Dataset::new(items.to_vec());
+        let words = Baseline::train(&set(&corpus.labelled), BaselineOptions::default());
+        result["baseline_sign_accuracy"] = json!(words.accuracy(&set(held)));
     }
     Ok(result)
+}
+
+/// Share of the texts whose class the score's sign tells.
+fn sign_accuracy(reward: &RewardModel, text: &Text, set: &[Labelled], classifier: bool) -> Result<f64> {
+    let ids = |l: &Labelled| Ok(whole(text, &reward.question, "", &l.text)?.ids);
+    let scores = reward.scores(&set.iter().map(ids).collect::<Result<Vec<_>>>()?);
+    // A ranking score has no zero of its own: its median is taken as the border.
+    let border = if classifier { 0.0 } else { median(&scores) };
+    let right = |(s, l): (&f32, &Labelled)| (*s > border) == (l.label == Label::Positive);
+    Ok(scores.iter().zip(set).filter(|x| right(*x)).count() as f64 / scores.len() as f64)
 }
 
 fn median(v: &[f32]) -> f32 {
@@ -264,8 +325,15 @@ fn save_head(dir: &Path, model: &Model) -> Result<()> {
     Ok(formats::save_tensors(&dir.join("head.safetensors"), &views, &BTreeMap::new())?)
 }
 
-fn train_ranking(run: &mut Run, model: &mut Model, head: &Head, text: &Text, corpus: &Corpus) -> Result<f64> {
-    let (c, pairs) = (run.config.clone(), pairs(text, &corpus.rankings)?);
+fn train_ranking(
+    run: &mut Run,
+    model: &mut Model,
+    head: &Head,
+    text: &Text,
+    question: &Question,
+    corpus: &Corpus,
+) -> Result<f64> {
+    let (c, pairs) = (run.config.clone(), pairs(text, question, &corpus.rankings)?);
     if pairs.is_empty() {
         let why = corpus.no_rankings.as_ref().map_or(String::new(), |why| format!(": {why}"));
         let problem = format!(
@@ -315,65 +383,5 @@ fn ranking_step(
     let mean = rl::mean(&judged.ends(&loss.to_vec()).collect::<Vec<_>>());
     let tokens = sequences.iter().map(Vec::len).sum();
     let accuracy = right as f64 / pairs.len() as f64;
-    Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", accuracy)] })
-}
-
-fn train_classifier(
-    run: &mut Run,
-    model: &mut Model,
-    head: &Head,
-    text: &Text,
-    set: &[Labelled],
-) -> Result<f64> {
-    let c = run.config.clone();
-    let classes = set.iter().map(|l| l.label.index()).collect::<std::collections::BTreeSet<_>>().len();
-    if classes < 2 {
-        let problem = format!("a classifier needs labelled texts of both classes, the data has {classes}");
-        return Err(Error::config("reward.kind", problem));
-    }
-    let examples: Result<Vec<(Tokens, u32)>> =
-        set.iter().map(|l| Ok((whole(text, "", &l.text)?, l.label.index() as u32))).collect();
-    let examples = examples?;
-    steps::train(run, "reward", model, &c.reward.train, |model, i, grads| {
-        let picked = pick(examples.len(), c.reward.train.batch_size, c.run.seed ^ 3, i);
-        let picked: Vec<&(Tokens, u32)> = picked.iter().map(|i| &examples[*i]).collect();
-        classifier_step(model, head, &picked, &Judged::new(&c.reward, c.run.seed, i), grads)
-    })
-}
-
-fn classifier_step(
-    model: &Model,
-    head: &Head,
-    examples: &[&(Tokens, u32)],
-    judged: &Judged,
-    grads: &mut Grads,
-) -> Result<StepReport> {
-    let (device, rows) = (model.device(), examples.len() * judged.each());
-    let sequences: Vec<Vec<u32>> = examples.iter().map(|(t, _)| t.ids.clone()).collect();
-    let at: Vec<Vec<usize>> = examples.iter().map(|(t, _)| judged.positions(t)).collect();
-    let labels = examples.iter().flat_map(|(_, label)| std::iter::repeat_n(*label, judged.each()));
-    let targets = device.upload(&labels.collect::<Vec<_>>());
-    let mut tape = Tape::new(&model.params);
-    let logits = forward(&mut tape, model, head, &sequences, &at);
-    let mut loss = device.alloc::<f32>(rows);
-    let (mut probs, mut d) = (device.alloc::<f32>(2 * rows), device.alloc::<f32>(2 * rows));
-    device.run(
-        &SoftmaxCrossEntropy { rows, classes: 2 },
-        SoftmaxCrossEntropyArgs {
-            logits: tape.value(logits).arg(),
-            targets: targets.arg(),
-            loss: loss.arg_mut(),
-            probs: probs.arg_mut(),
-            dlogits: d.arg_mut(),
-        },
-    );
-    let mut d = d.to_vec();
-    judged.weigh(&mut d, 2);
-    tape.backward(vec![(logits, device.upload(&d))], grads);
-    let mean = rl::mean(&judged.ends(&loss.to_vec()).collect::<Vec<_>>());
-    let positive: Vec<f32> = probs.to_vec().chunks(2).map(|p| p[1] - p[0]).collect();
-    let right = judged.ends(&positive).zip(examples).filter(|(p, (_, l))| (*p > 0.0) == (*l == 1)).count();
-    let tokens = sequences.iter().map(Vec::len).sum();
-    let accuracy = right as f64 / examples.len() as f64;
     Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", accuracy)] })
 }

@@ -36,6 +36,8 @@ pub fn write(run: &mut Run) -> Result<Value> {
         "plain_perplexity": both("plain_perplexity"),
         "pair_accuracy": reward["pair_accuracy"],
         "sign_accuracy": reward["sign_accuracy"],
+        "baseline_sign_accuracy": reward["baseline_sign_accuracy"],
+        "int8_perplexity": int8_perplexity(after, &merge["held_out_perplexity"]),
         "first_ratio": ppo["first_ratio"],
         "first_ratio_variance": ppo["first_ratio_variance"],
         "merge": merge["held_out_perplexity"],
@@ -45,6 +47,15 @@ pub fn write(run: &mut Run) -> Result<Value> {
     });
     run.dir.write("summary.json", &serde_json::to_vec_pretty(&summary).expect("JSON of JSON"))?;
     Ok(summary)
+}
+
+/// Perplexity on held-out plain text of policy and adapter as trained (over int8, unless `model.precision` says
+/// otherwise), and with the same adapter over f32 weights.
+fn int8_perplexity(after: &Value, merge: &Value) -> Value {
+    match (after["plain_perplexity"].as_f64(), merge["adapter"].as_f64()) {
+        (Some(int8), Some(f32)) => json!({ "int8": int8, "f32": f32, "change": int8 / f32 - 1.0 }),
+        _ => Value::Null,
+    }
 }
 
 /// Peak resident memory of this process, where the system tells.
@@ -97,6 +108,13 @@ pub fn table(run: &Run, summary: &Value) -> String {
     );
     out += &format!("{:<24}{:>20}\n", "first ratio", show(&summary["first_ratio"]));
     out += &format!("{:<24}{:>20}\n", "reward pair accuracy", show(&summary["pair_accuracy"]));
+    out += &format!("{:<24}{:>20}\n", "sentiment accuracy", show(&summary["sign_accuracy"]));
+    out += &format!("{:<24}{:>20}\n", "  of word pairs alone", show(&summary["baseline_sign_accuracy"]));
+    if let Some(change) = summary["int8_perplexity"]["change"].as_f64() {
+        let of = show(&summary["int8_perplexity"]["int8"]);
+        out +=
+            &format!("{:<24}{:>20}\n", "int8 perplexity", format!("{of} ({:+.2} % of f32)", 100.0 * change));
+    }
     for (name, stage) in summary["stages"].as_object().into_iter().flatten() {
         out += &format!("{:<24}{:>18} s\n", format!("time {name}"), show(&stage["seconds"]));
     }
