@@ -437,7 +437,7 @@ impl Config {
             response_length: 20,
             ..c.ppo
         };
-        c.rollout.iterations = 32;
+        c.rollout.iterations = 28;
         c.eval.prompts = 32;
         c
     }
