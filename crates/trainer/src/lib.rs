@@ -19,6 +19,7 @@ pub mod optimizer;
 pub mod pipeline;
 pub mod policy;
 pub mod ppo;
+mod presets;
 mod progress;
 mod report;
 pub mod reward;
