@@ -7,6 +7,8 @@ pub use super::modifiers::*;
 pub use super::opcode::Opcode;
 pub use super::special::SpecialRegister;
 pub use super::types::{Class, Space, Span, Type};
+use crate::check::head::Head;
+use crate::diagnostic::excerpt;
 
 /// A register: index into [`Function::registers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +64,10 @@ pub struct Module {
     pub variables: Vec<Variable>,
     /// Functions and entries; a prototype and its definition share one place.
     pub functions: Vec<Function>,
+    /// The whole text, for messages.
+    pub source: String,
+    /// Each distinct spelling of an instruction with its rows in the instruction table.
+    pub heads: Vec<Head>,
 }
 
 /// How a name is seen from outside.
@@ -278,6 +284,8 @@ pub struct Instr {
     pub op: Opcode,
     /// Everything between the mnemonic and the operands.
     pub mods: Modifiers,
+    /// Index into [`Module::heads`].
+    pub head: u32,
     /// Operands in the order written, destinations first. Empty for `call`, see [`Instr::call`].
     pub operands: Vec<Operand>,
     /// The parts of a `call`.
@@ -395,6 +403,13 @@ pub enum Immediate {
     F32(u32),
     /// `0d...` or a decimal: the bits of an f64.
     F64(u64),
+}
+
+impl Module {
+    /// The text of an instruction, on one line.
+    pub fn text_of(&self, instr: &Instr) -> String {
+        excerpt(self.source.get(instr.text.0 as usize..instr.text.1 as usize).unwrap_or(""))
+    }
 }
 
 impl Immediate {

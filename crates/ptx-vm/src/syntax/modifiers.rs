@@ -182,10 +182,10 @@ pub struct Modifiers {
     pub relu: bool,
     /// `.NaN`: `min`/`max` propagate NaN.
     pub nan: bool,
-    /// `.xorsign.abs`
+    /// `.xorsign.abs`: the sign of the result is the product of the operands' signs.
     pub xorsign_abs: bool,
-    /// `.oob` (PTX 8.1 `fma`)
-    pub oob: bool,
+    /// `.xorsign`, which never stands without its `.abs`
+    pub xorsign: bool,
     /// `.lo`, `.hi`, `.wide`
     pub part: Option<Part>,
     /// `.cc`: the carry flag is written.
@@ -222,7 +222,7 @@ pub struct Modifiers {
     pub prefetch_bytes: Option<u16>,
     /// `.L1`, `.L2` of `prefetch`
     pub level: Option<Level>,
-    /// `.v2`, `.v4`, `.v8`; `None` is a scalar.
+    /// `.v2`, `.v4`; `None` is a scalar.
     pub vector: Option<u8>,
     /// The mode of `shfl`.
     pub shuffle: Option<Shuffle>,
@@ -264,6 +264,8 @@ pub struct Modifiers {
     pub no_complete: bool,
     /// `.noinc` of `cp.async.mbarrier.arrive`
     pub noinc: bool,
+    /// `pmevent.mask`
+    pub mask: bool,
     /// `.parity` of `mbarrier.test_wait`
     pub parity: bool,
 }

@@ -1,5 +1,8 @@
 //! The predefined read-only registers (ISA chapter 10).
+use super::ast::{Target, Version};
 use super::types::Type;
+use crate::check::form::Since;
+use crate::diagnostic::Reason;
 
 /// One component of a three-dimensional register; `W` always reads 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -156,5 +159,53 @@ fn numbered(word: &str) -> Option<SpecialRegister> {
     match rest.strip_suffix("_64") {
         Some(digits) => number(digits, 8).map(SpecialRegister::Pm64),
         None => number(rest, 8).map(SpecialRegister::Pm),
+    }
+}
+
+/// Special registers of block clusters, which no target up to `sm_89` has.
+const CLUSTER: &[&str] = &[
+    "clusterid",
+    "nclusterid",
+    "cluster_ctaid",
+    "cluster_nctaid",
+    "cluster_ctarank",
+    "cluster_nctarank",
+    "is_explicit_cluster",
+    "aggr_smem_size",
+];
+
+impl SpecialRegister {
+    /// Whether the word names a register of clusters.
+    pub(crate) fn needs_clusters(word: &str) -> bool {
+        CLUSTER.contains(&word)
+    }
+
+    /// Since when the register exists.
+    pub(crate) fn since(self) -> Since {
+        use SpecialRegister::*;
+        let (major, minor, sm) = match self {
+            LanemaskEq | LanemaskLe | LanemaskLt | LanemaskGe | LanemaskGt | Clock64 | NWarpId | NSmId => {
+                (2, 0, 20)
+            }
+            GlobalTimer | GlobalTimerLo | GlobalTimerHi => (3, 1, 30),
+            EnvReg(_) => (2, 1, 10),
+            Pm(0..=3) => (1, 3, 10),
+            Pm(_) => (3, 0, 20),
+            Pm64(_) => (4, 0, 50),
+            TotalSmemSize | DynamicSmemSize => (4, 1, 20),
+            ReservedSmemBegin | ReservedSmemEnd | ReservedSmemCap | ReservedSmem(_) => (7, 6, 80),
+            CurrentGraphExec => (8, 0, 50),
+            ClockHi => (5, 0, 20),
+            _ => (1, 0, 10),
+        };
+        Since { version: (major, minor), sm }
+    }
+
+    /// Whether a module of this version and target may read the register; otherwise what it needs.
+    pub(crate) fn available(self, version: Version, target: &Target) -> Result<(), (Reason, String)> {
+        match self.since().lacking(version, target) {
+            Some(what) => Err(what),
+            None => Ok(()),
+        }
     }
 }
