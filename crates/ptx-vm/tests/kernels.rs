@@ -172,7 +172,13 @@ fn single_pass_scan() {
         let args = [U64(di), U64(dout), U64(descriptors), U64(ticket)];
         gpu.run("single_pass_scan", [blocks as u32, 1, 1], [128, 1, 1], &args, &options);
         let mut sum = 0;
-        let want: Vec<u32> = input.iter().map(|x| { sum += x; sum }).collect();
+        let want: Vec<u32> = input
+            .iter()
+            .map(|x| {
+                sum += x;
+                sum
+            })
+            .collect();
         assert_eq!(gpu.download::<u32>(dout, n), want);
     }
 }
@@ -235,7 +241,10 @@ fn recursion() {
 fn threads_change_nothing() {
     let run = |threads, seed| {
         let gpu = Gpu::with_poison("tensor_gemm", TENSOR_GEMM, seed);
-        let halves = |s| { let mut r = Random(s); (0..128 * 128).map(|_| f16::from_f32(r.unit()).to_bits()).collect::<Vec<u16>>() };
+        let halves = |s| {
+            let mut r = Random(s);
+            (0..128 * 128).map(|_| f16::from_f32(r.unit()).to_bits()).collect::<Vec<u16>>()
+        };
         let (a, b, c) = (gpu.upload(&halves(1)), gpu.upload(&halves(2)), gpu.room::<f32>(128 * 128));
         let options = Options { checks: Checks::Memory, seed, threads, ..Options::default() };
         let args = [U64(a), U64(b), U64(c), U32(128), U32(128)];

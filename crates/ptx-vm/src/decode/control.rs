@@ -79,10 +79,7 @@ impl Decoder<'_> {
                 let wide = matches!(m.scope, None | Some(Scope::Gpu | Scope::Sys | Scope::Cluster));
                 self.emit(Kind::Fence { wide }, guard, Class::Fence);
             }
-            Nanosleep => {
-                let time = self.any(&i.operands[0], Type::U32)?;
-                self.emit(Kind::Sleep(time), guard, Class::Other);
-            }
+            Nanosleep => self.emit(Kind::Sleep, guard, Class::Other),
             StackSave | StackRestore | Alloca => return self.stack(i),
             Isspacep => {
                 let Some(dst) = self.pred_dst(&i.operands[0])? else { return Ok(()) };

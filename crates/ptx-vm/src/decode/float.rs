@@ -111,7 +111,7 @@ fn two(op: Opcode, ty: Type, m: &Modifiers) -> Box<dyn RowOp> {
 
 fn three(ty: Type, m: &Modifiers) -> Box<dyn RowOp> {
     let mode = round(m.rounding);
-    let (ftz, sat, oob) = (m.ftz, m.saturate, m.oob);
+    let (ftz, sat) = (m.ftz, m.saturate);
     match (ty, mode) {
         (Type::F32, Round::Nearest) => ftz_sat!(m, map3, fma32),
         (Type::F64, Round::Nearest) => map3(float::fma64),
@@ -119,15 +119,6 @@ fn three(ty: Type, m: &Modifiers) -> Box<dyn RowOp> {
         (Type::F64, _) => rare3(move |a, b, c| directed64([a, b, c], exact::fma(Format::F64, mode))),
         _ => {
             let post = post(m);
-            // `.oob`: a NaN operand of the canonical out-of-bounds pattern clears the result.
-            if oob {
-                let outside = |v: u32| v & 0xffff == 0xffff;
-                return on_halves!(ty, rare3, |H, a, b, c| if outside(a) || outside(b) {
-                    0
-                } else {
-                    half::fma::<H>(a, b, c, post)
-                });
-            }
             on_halves!(ty, map3, |H, a, b, c| half::fma::<H>(a, b, c, post))
         }
     }

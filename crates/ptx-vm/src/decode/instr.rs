@@ -309,6 +309,17 @@ impl Decoder<'_> {
             return Ok(());
         }
         match (&to.kind, &from.kind) {
+            // `mov.v4.u32 {a, b, c, d}, %tid`
+            (OperandKind::Vector(to), OperandKind::Vector(from)) => {
+                for (to, from) in to.iter().zip(from) {
+                    let s = [self.src(from, ty)?; 4];
+                    let (d, pending) = self.dst(to, ty)?;
+                    let op = if ty.bits() == 64 { map1(|a: u64| a) } else { map1(|a: u32| a) };
+                    self.emit(Kind::Row(op, Args { d, s }), guard, Class::Move);
+                    self.widen_dst(pending, ty.is_signed(), guard);
+                }
+                Ok(())
+            }
             (OperandKind::Vector(parts), _) => self.unpack(ty, parts, from, guard),
             (_, OperandKind::Vector(parts)) => self.pack(ty, to, parts, guard),
             (OperandKind::Register(r), OperandKind::Special(s)) => {

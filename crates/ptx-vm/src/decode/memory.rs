@@ -99,10 +99,9 @@ impl Decoder<'_> {
             return Ok(());
         }
         let address = self.address(&i.operands[1])?;
-        let read_only = m.nc || m.space == Some(Space::Const) || i.op == Opcode::Ldu;
         let order = Order::of(m.semantics, m.scope);
         self.frame.communicates |= order.strong && space != Where::Shared;
-        let access = Access { space, address, bytes, regs, sign, keep, order, read_only };
+        let access = Access { space, address, bytes, regs, sign, keep, order };
         let class = match space {
             Where::Shared => Class::SharedLoad,
             Where::Local => Class::Local,
@@ -121,7 +120,7 @@ impl Decoder<'_> {
         let address = self.address(&i.operands[0])?;
         let bytes = (ty.bytes() as u32).min(8);
         let order = Order::of(m.semantics, m.scope);
-        let access = Access { space, address, bytes, regs, sign: 0, keep: !0, order, read_only: false };
+        let access = Access { space, address, bytes, regs, sign: 0, keep: !0, order };
         let class = match space {
             Where::Shared => Class::SharedStore,
             Where::Local => Class::Local,

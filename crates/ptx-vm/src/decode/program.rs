@@ -72,8 +72,6 @@ pub(crate) struct Access {
     pub keep: u32,
     /// Ordering: weak accesses take part in race detection.
     pub order: Order,
-    /// `ld.const` and `ld.global.nc`.
-    pub read_only: bool,
 }
 
 /// What an access means to other threads.
@@ -303,7 +301,7 @@ pub(crate) enum Kind {
     Fragment(Box<FragmentAccess>),
     /// Order of this thread's accesses before and after, for `gpu` scope or wider.
     Fence { wide: bool },
-    Sleep(Slot),
+    Sleep,
     StackSave(Slot),
     StackRestore(Slot),
     Alloca { dst: Slot, bytes: Slot, align: u64 },

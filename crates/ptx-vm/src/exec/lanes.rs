@@ -7,7 +7,6 @@
 //! Results go to a local array first and are merged into the destination under the mask afterwards: the loop has
 //! no aliasing and no branches, and the source rows need no copies.
 use std::marker::PhantomData;
-use std::sync::OnceLock;
 
 use super::regs::{LANES, Lane, Regs};
 
@@ -38,7 +37,7 @@ impl<O: LaneOp> RowOp for Base<O> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(debug_assertions)))]
 mod x86 {
     use super::*;
 
@@ -70,11 +69,10 @@ mod x86 {
 }
 
 /// The vector instructions of the host: 0 baseline, 1 AVX2 and FMA, 2 AVX-512.
-pub(crate) fn level() -> u8 {
-    static LEVEL: OnceLock<u8> = OnceLock::new();
+#[cfg(all(target_arch = "x86_64", not(debug_assertions)))]
+fn level() -> u8 {
+    static LEVEL: std::sync::OnceLock<u8> = std::sync::OnceLock::new();
     *LEVEL.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
             let v3 = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("bmi1")
@@ -88,16 +86,14 @@ pub(crate) fn level() -> u8 {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512cd");
-            return u8::from(v3) + u8::from(v4);
-        }
-        #[allow(unreachable_code)]
-        0
+        u8::from(v3) + u8::from(v4)
     })
 }
 
-/// Boxes an operation for the host's vector instructions.
+/// Boxes an operation for the host's vector instructions. Builds with debug assertions have the baseline only: they
+/// are for debugging the machine, and compile in a third of the time.
 pub(crate) fn boxed<O: LaneOp>(op: O) -> Box<dyn RowOp> {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(debug_assertions)))]
     match level() {
         2 => return Box::new(x86::Avx512(op)),
         1 => return Box::new(x86::Avx2(op)),

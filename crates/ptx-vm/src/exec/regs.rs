@@ -14,8 +14,6 @@ pub(crate) struct Row(pub [u32; LANES]);
 
 /// A lane's type: how it lies in rows.
 pub(crate) trait Lane: Pod + Default + Send + Sync {
-    /// Rows that 32 lanes take.
-    const ROWS: usize;
     /// The lanes of the register at row `at`.
     fn lanes(rows: &[Row], at: u32) -> &[Self; LANES];
     /// The same, to write.
@@ -23,7 +21,6 @@ pub(crate) trait Lane: Pod + Default + Send + Sync {
 }
 
 impl Lane for u32 {
-    const ROWS: usize = 1;
     #[inline(always)]
     fn lanes(rows: &[Row], at: u32) -> &[u32; LANES] {
         &rows[at as usize].0
@@ -35,7 +32,6 @@ impl Lane for u32 {
 }
 
 impl Lane for u64 {
-    const ROWS: usize = 2;
     #[inline(always)]
     fn lanes(rows: &[Row], at: u32) -> &[u64; LANES] {
         let two: &[Row; 2] = rows[at as usize..][..2].try_into().expect("two rows were taken");

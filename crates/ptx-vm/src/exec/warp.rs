@@ -236,7 +236,7 @@ impl Warp {
                 self.fragment(&mut run.regs, access, common, ctx, tally)?;
             }
             Kind::Fence { wide } => self.fence(*wide, common, ctx),
-            Kind::Sleep(_) => {
+            Kind::Sleep => {
                 self.polls += 1;
                 return Ok(Step::Yield);
             }

@@ -77,7 +77,14 @@ impl Gpu {
         launch(&self.memory, &self.loaded, entry, &l, options)
     }
 
-    pub fn run(&self, entry: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], options: &Options) -> Counters {
+    pub fn run(
+        &self,
+        entry: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        args: &[Arg],
+        options: &Options,
+    ) -> Counters {
         self.try_run(entry, grid, block, args, options).unwrap_or_else(|fault| panic!("{options:?}: {fault}"))
     }
 }
@@ -87,7 +94,12 @@ pub fn every_way() -> Vec<Options> {
     let mut all = Vec::new();
     for checks in [Checks::Off, Checks::Memory, Checks::All] {
         for seed in [None, Some(1), Some(2), Some(77), Some(4242)] {
-            all.push(Options { checks, seed, threads: if checks == Checks::Memory { 3 } else { 1 }, ..Options::default() });
+            all.push(Options {
+                checks,
+                seed,
+                threads: if checks == Checks::Memory { 3 } else { 1 },
+                ..Options::default()
+            });
         }
     }
     all
@@ -110,7 +122,11 @@ pub fn assemble(name: &str, source: &str) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let file = dir.path().join("kernel.ptx");
     std::fs::write(&file, source).expect("written");
-    let out = Command::new(ptxas).args(["-arch=sm_80", "-o"]).arg(dir.path().join("kernel.cubin")).arg(&file).output();
+    let out = Command::new(ptxas)
+        .args(["-arch=sm_80", "-o"])
+        .arg(dir.path().join("kernel.cubin"))
+        .arg(&file)
+        .output();
     let out = out.expect("ptxas runs");
     assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
 }
