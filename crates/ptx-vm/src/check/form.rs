@@ -232,18 +232,29 @@ impl Form {
     pub(super) fn matches(&self, words: &[&str]) -> Option<Since> {
         let mut used = [false; 32];
         let mut since = self.row.since;
+        let mut next_type = 0;
         for word in words {
-            let place = self.elements.iter().enumerate().find_map(|(i, element)| {
+            let is_type = Type::from_word(word).is_some();
+            let from = if is_type { next_type } else { 0 };
+            let place = self.elements.iter().enumerate().skip(from).find_map(|(i, element)| {
                 let (_, s) = element.words.iter().find(|(w, _)| w == word && !used[i])?;
                 Some((i, *s))
             });
             let (i, s) = place?;
             used[i] = true;
+            if is_type {
+                next_type = i + 1;
+            }
             since.version = since.version.max(s.version);
             since.sm = since.sm.max(s.sm);
         }
         let complete = self.elements.iter().zip(used).all(|(element, used)| used || !element.required);
         complete.then_some(since)
+    }
+
+    /// Since when a combination of words exists; `None` when the row does not have it.
+    pub fn since_of(&self, words: &[&str]) -> Option<Since> {
+        self.matches(words)
     }
 
     /// The row as the ISA would write it: `add{.rn|.rz}{.ftz}.f32`.

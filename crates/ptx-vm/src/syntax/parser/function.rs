@@ -342,6 +342,9 @@ impl<'s> Parser<'s> {
                 self.expect(b'}')?;
                 self.close_scope();
             } else if self.statement().is_err() {
+                // A table mentioned by an instruction that came to nothing.
+                let count = self.instructions_so_far();
+                self.table_uses.retain(|(instr, ..)| *instr < count);
                 self.recover();
             }
         }

@@ -51,7 +51,7 @@ impl<'s> Parser<'s> {
         Ok(())
     }
 
-    fn instructions_so_far(&self) -> u32 {
+    pub(super) fn instructions_so_far(&self) -> u32 {
         self.function.as_ref().and_then(|f| f.body.as_ref()).map_or(0, |b| b.instrs.len() as u32)
     }
 
