@@ -81,7 +81,6 @@ fn out_of_bounds() {
     assert!(fault.to_string().contains("after the end of the block of 1024 bytes"), "{fault}");
     assert!(matches!(fault.address, Some((MemorySpace::Global, _))));
     case("st.global.u32 [%rd2+-4], %r1;").trips(FaultKind::OutOfBounds, "st.global");
-    case("ld.global.u32 %r4, [16];").trips(FaultKind::OutOfBounds, "ld.global");
     case("atom.global.add.u32 %r4, [%rd2+1000], 1;").trips(FaultKind::OutOfBounds, "atom");
     case("ld.global.u32 %r4, [%rd2+768];").passes();
     case("st.shared.u32 [%r3+900], %r1;").trips(FaultKind::OutOfBounds, "st.shared");
@@ -328,7 +327,8 @@ fn mbarriers() {
                  mbarrier.arrive.shared.b64 %rd5, [%r2+512];\nWAIT:\nmbarrier.test_wait.shared.b64 %p2, [%r2+512], %rd5;\n@!%p2 bra WAIT;\n\
                  xor.b32 %r4, %r1, 32;\nmad.lo.u32 %r5, %r4, 4, %r2;\nld.shared.u32 %r6, [%r5];\nsetp.ne.u32 %p3, %r6, %r4;\n@%p3 trap;";
     case(state).passes();
-    case(&state.replace("], 64;", "], 8;")).trips(FaultKind::BadMbarrier, "mbarrier.arrive");
+    let early = state.replace("mbarrier.arrive.shared.b64 %rd5, [%r2+512];", "mbarrier.arrive.noComplete.shared.b64 %rd5, [%r2+512], 64;");
+    case(&early).trips(FaultKind::BadMbarrier, "mbarrier.arrive");
     let uninitialised =
         "mov.u64 %rd6, 0;\nst.shared.u64 [%r2+512], %rd6;\nmbarrier.arrive.shared.b64 %rd5, [%r2+512];";
     case(uninitialised).grid(1, 32).trips(FaultKind::BadMbarrier, "mbarrier.arrive");
