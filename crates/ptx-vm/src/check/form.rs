@@ -107,6 +107,7 @@ const LISTS: &[(&str, &str)] = &[
     ("$bits", "b16|b32|b64"),
     ("$plain", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64"),
     ("$memory", "b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f32|f64|b128@8.3/70"),
+    ("$narrow", "b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f32|f64"),
     ("$rnd", "rn|rz|rm|rp"),
     ("$rndi", "rni|rzi|rmi|rpi"),
     ("$ordered", "eq|ne|lt|le|gt|ge"),
@@ -240,7 +241,21 @@ impl Form {
                 let (_, s) = element.words.iter().find(|(w, _)| w == word && !used[i])?;
                 Some((i, *s))
             });
-            let (i, s) = place?;
+            // `ptxas` takes the same word twice; it means what it means once.
+            let repeated = || {
+                !is_type
+                    && self
+                        .elements
+                        .iter()
+                        .zip(used)
+                        .any(|(e, u)| u && e.words.iter().any(|(w, _)| w == word))
+            };
+            let Some((i, s)) = place else {
+                if repeated() {
+                    continue;
+                }
+                return None;
+            };
             used[i] = true;
             if is_type {
                 next_type = i + 1;

@@ -32,7 +32,10 @@ pub(super) fn register_fits(reg: Type, ty: Type, relaxed: bool) -> bool {
     let width = if relaxed { reg.bits() >= ty.bits() } else { reg.bits() == ty.bits() };
     match ty.class() {
         Class::Bits => width,
-        Class::Signed | Class::Unsigned => width && (reg.is_integer() || reg.class() == Class::Bits),
+        // As `ptxas` has it, a packed pair also passes for a 32-bit integer.
+        Class::Signed | Class::Unsigned => {
+            width && (reg.is_integer() || reg.class() == Class::Bits || (reg == Type::F16x2 && !relaxed))
+        }
         _ => reg == ty || (width && reg.class() == Class::Bits),
     }
 }
@@ -120,9 +123,6 @@ impl<'a> Context<'a> {
             Count::Fixed(n) => n,
         };
         let OperandKind::Vector(elements) = &operand.kind else {
-            if pattern.count == Count::Fixed(1) {
-                return self.scalar(instr, pattern, ty, &operand.kind);
-            }
             return Err(format!("must be a vector of {count} elements"));
         };
         if elements.len() != count as usize {
@@ -340,6 +340,35 @@ impl<'a> Context<'a> {
                 (Some(CacheOp::Cg), Some(16)) | (Some(CacheOp::Ca), Some(4 | 8 | 16)) => Ok(()),
                 (Some(CacheOp::Cg), _) => fail(2, "cp.async.cg copies 16 bytes"),
                 _ => fail(2, "cp.async.ca copies 4, 8 or 16 bytes"),
+            },
+            Opcode::BarrierSync | Opcode::BarrierArrive | Opcode::BarrierRed => {
+                let red = usize::from(instr.op == Opcode::BarrierRed);
+                let threads = if instr.operands.len() > 1 + 2 * red { constant(1 + red) } else { None };
+                match threads {
+                    Some(n) if n <= 0 || n % 32 != 0 => {
+                        fail(1 + red, "the number of threads is a multiple of 32")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Opcode::MbarrierTestWait
+                if instr.mods.parity && constant(2).is_some_and(|p| !(0..=1).contains(&p)) =>
+            {
+                fail(2, "a parity is 0 or 1")
+            }
+            Opcode::Alloca if constant(2).is_some_and(|n| n <= 0 || n & (n - 1) != 0) => {
+                fail(2, "an alignment is a power of two")
+            }
+            Opcode::CreatePolicyFractional => match instr.operands.get(1).map(|o| &o.kind) {
+                Some(OperandKind::Immediate(value)) => {
+                    let fraction = f32::from_bits(value.bits(Type::F32) as u32);
+                    if fraction > 0.0 && fraction <= 1.0 {
+                        Ok(())
+                    } else {
+                        fail(1, "a fraction is above 0 and at most 1")
+                    }
+                }
+                _ => Ok(()),
             },
             Opcode::CpAsyncWaitGroup if constant(0).is_some_and(|n| n < 0) => {
                 fail(0, "a number of groups is not negative")

@@ -40,37 +40,37 @@ const RED: [Row; 5] = rows!("red", "relaxed@6.0/70|release@6.0/70", "m a", "and|
 const ATOM_HINT: &[Row] = &[
     row(
         "atom ?relaxed|acquire|release|acq_rel ?$scope ?global .add .L2::cache_hint .u32|s32|u64|f32|f64",
-        "d_ m a r:b64",
+        "d_ m a a:u64",
     )
     .since(7, 4, 80),
     row(
         "atom ?relaxed|acquire|release|acq_rel ?$scope ?global .add .noftz .L2::cache_hint .f16|f16x2",
-        "d_ m a r:b64",
+        "d_ m a a:u64",
     )
     .since(7, 4, 80),
     row(
         "atom ?relaxed|acquire|release|acq_rel ?$scope ?global .min|max .L2::cache_hint .u32|s32|u64|s64",
-        "d_ m a r:b64",
+        "d_ m a a:u64",
     )
     .since(7, 4, 80),
     row(
         "atom ?relaxed|acquire|release|acq_rel ?$scope ?global .inc|dec .L2::cache_hint .u32",
-        "d_ m a r:b64",
+        "d_ m a a:u64",
     )
     .since(7, 4, 80),
     row(
         "atom ?relaxed|acquire|release|acq_rel ?$scope ?global .and|or|xor|exch .L2::cache_hint .b32|b64",
-        "d_ m a r:b64",
+        "d_ m a a:u64",
     )
     .since(7, 4, 80),
-    row("red ?relaxed|release ?$scope ?global .add .L2::cache_hint .u32|s32|u64|f32|f64", "m a r:b64")
+    row("red ?relaxed|release ?$scope ?global .add .L2::cache_hint .u32|s32|u64|f32|f64", "m a a:u64")
         .since(7, 4, 80),
-    row("red ?relaxed|release ?$scope ?global .add .noftz .L2::cache_hint .f16|f16x2", "m a r:b64")
+    row("red ?relaxed|release ?$scope ?global .add .noftz .L2::cache_hint .f16|f16x2", "m a a:u64")
         .since(7, 4, 80),
-    row("red ?relaxed|release ?$scope ?global .min|max .L2::cache_hint .u32|s32|u64|s64", "m a r:b64")
+    row("red ?relaxed|release ?$scope ?global .min|max .L2::cache_hint .u32|s32|u64|s64", "m a a:u64")
         .since(7, 4, 80),
-    row("red ?relaxed|release ?$scope ?global .inc|dec .L2::cache_hint .u32", "m a r:b64").since(7, 4, 80),
-    row("red ?relaxed|release ?$scope ?global .and|or|xor .L2::cache_hint .b32|b64", "m a r:b64")
+    row("red ?relaxed|release ?$scope ?global .inc|dec .L2::cache_hint .u32", "m a a:u64").since(7, 4, 80),
+    row("red ?relaxed|release ?$scope ?global .and|or|xor .L2::cache_hint .b32|b64", "m a a:u64")
         .since(7, 4, 80),
 ];
 
@@ -81,7 +81,7 @@ const CAS: &[Row] = &[
     ),
     row(
         "atom ?relaxed|acquire|release|acq_rel ?$scope ?global .cas .L2::cache_hint .b16|b32|b64",
-        "d_ m a a r:b64",
+        "d_ m a a a:u64",
     )
     .since(7, 4, 80),
 ];

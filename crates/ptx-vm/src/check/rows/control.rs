@@ -3,7 +3,7 @@ use crate::check::form::{Row, row};
 
 pub(super) const ROWS: &[Row] = &[
     row("bra ?uni", "label"),
-    row("brx.idx ?uni", "r:u32 table").since(6, 0, 30),
+    row("brx.idx ?uni", "a:u32 table").since(6, 0, 30),
     row("call ?uni", ""),
     row("ret ?uni", ""),
     row("exit", ""),

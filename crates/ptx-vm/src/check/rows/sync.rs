@@ -17,41 +17,43 @@ pub(super) const ROWS: &[Row] = &[
     row("barrier.red .popc ?aligned .u32", "d a:u32 a:u32 p"),
     row("barrier.red .and|or ?aligned .pred", "d a:u32 p"),
     row("barrier.red .and|or ?aligned .pred", "d a:u32 a:u32 p"),
-    row("bar.warp.sync", "a:b32").since(6, 0, 30),
+    row("bar.warp.sync", "a:u32").since(6, 0, 30),
     row("membar .cta|gl|sys", ""),
     row("membar .proxy .alias", "").since(7, 5, 70),
     row("fence ?sc|acq_rel .$scope", "").since(6, 0, 70),
     row("fence .proxy .alias", "").since(7, 5, 70),
-    row("shfl .sync .up|down|bfly|idx .b32", "dq a a:b32 a:b32 a:b32").since(6, 0, 30),
-    row("shfl .up|down|bfly|idx .b32", "dq a a:b32 a:b32").since(3, 0, 30).until(70),
-    row("vote .sync .all|any|uni .pred", "d p a:b32").since(6, 0, 30),
-    row("vote .sync .ballot .b32", "d p a:b32").since(6, 0, 30),
+    row("shfl .sync .up|down|bfly|idx .b32", "dq a a:u32 a:u32 a:u32").since(6, 0, 30),
+    row("shfl .up|down|bfly|idx .b32", "dq a a:u32 a:u32").since(3, 0, 30).until(70),
+    row("vote .sync .all|any|uni .pred", "d p a:u32").since(6, 0, 30),
+    row("vote .sync .ballot .b32", "d p a:u32").since(6, 0, 30),
     row("vote .all|any|uni .pred", "d p").until(70),
     row("vote .ballot .b32", "d p").until(70),
-    row("match .any .sync .b32|b64", "d:b32 a a:b32").since(6, 0, 70),
-    row("match .all .sync .b32|b64", "dq:b32 a a:b32").since(6, 0, 70),
+    row("match .any .sync .b32", "d:u32 a:u32 a:u32").since(6, 0, 70),
+    row("match .any .sync .b64", "d:u32 a:u64 a:u32").since(6, 0, 70),
+    row("match .all .sync .b32", "dq:u32 a:u32 a:u32").since(6, 0, 70),
+    row("match .all .sync .b64", "dq:u32 a:u64 a:u32").since(6, 0, 70),
     row("activemask .b32", "d").since(6, 2, 30),
-    row("redux .sync .add|min|max .u32|s32", "d a a:b32").since(7, 0, 80),
-    row("redux .sync .and|or|xor .b32", "d a a:b32").since(7, 0, 80),
+    row("redux .sync .add|min|max .u32|s32", "d a a:u32").since(7, 0, 80),
+    row("redux .sync .and|or|xor .b32", "d:u32 a:u32 a:u32").since(7, 0, 80),
     row("mbarrier.init ?$shared .b64", "m a:u32").since(7, 0, 80),
     row("mbarrier.inval ?$shared .b64", "m").since(7, 0, 80),
-    row("mbarrier.arrive ?release@8.0/80 ?cta@8.0/80 ?$shared .b64", "d m")
+    row("mbarrier.arrive ?release@8.0/80 ?cta@8.0/80 ?$shared .b64", "d_:u64 m")
         .since(7, 0, 80)
         .rule(semantics_with_scope),
-    row("mbarrier.arrive ?release@8.0/80 ?cta@8.0/80 .noComplete ?$shared .b64", "d m a:u32")
+    row("mbarrier.arrive ?release@8.0/80 ?cta@8.0/80 .noComplete ?$shared .b64", "d_:u64 m a:u32")
         .since(7, 0, 80)
         .rule(semantics_with_scope),
-    row("mbarrier.arrive_drop ?release@8.0/80 ?cta@8.0/80 ?$shared .b64", "d m")
+    row("mbarrier.arrive_drop ?release@8.0/80 ?cta@8.0/80 ?$shared .b64", "d_:u64 m")
         .since(7, 0, 80)
         .rule(semantics_with_scope),
-    row("mbarrier.arrive_drop ?release@8.0/80 ?cta@8.0/80 .noComplete ?$shared .b64", "d m a:u32")
+    row("mbarrier.arrive_drop ?release@8.0/80 ?cta@8.0/80 .noComplete ?$shared .b64", "d_:u64 m a:u32")
         .since(7, 0, 80)
         .rule(semantics_with_scope),
-    row("mbarrier.test_wait ?acquire@8.0/80 ?cta@8.0/80 ?$shared .b64", "d:pred m r:b64")
+    row("mbarrier.test_wait ?acquire@8.0/80 ?cta@8.0/80 ?$shared .b64", "d:pred m a:u64")
         .since(7, 0, 80)
         .rule(semantics_with_scope),
     row("mbarrier.test_wait .parity ?acquire@8.0/80 ?cta@8.0/80 ?$shared .b64", "d:pred m a:u32")
         .since(7, 1, 80)
         .rule(semantics_with_scope),
-    row("mbarrier.pending_count .b64", "d:u32 r:b64").since(7, 0, 80),
+    row("mbarrier.pending_count .b64", "d:u32 a:u64").since(7, 0, 80),
 ];
