@@ -411,19 +411,19 @@ impl<'s> Parser<'s> {
     /// `name: .branchtargets L1, L2;`
     fn branch_targets(&mut self, name: Token) -> Result<(), Failed> {
         let table = self.branch_tables.len() as u32;
-        let mut count = 0u32;
+        let mut mentions = Vec::new();
         loop {
             let at = self.token;
             let label = self.identifier("a label")?;
-            let mention = Mention::Table { table, index: count };
-            self.scope().pending.push((label, at.span, mention));
-            count += 1;
+            let mention = Mention::Table { table, index: mentions.len() as u32 };
+            mentions.push((label, at.span, mention));
             if !self.eat(b',') {
                 break;
             }
         }
         self.expect(b';')?;
-        self.branch_tables.push(vec![0; count as usize]);
+        self.branch_tables.push(vec![0; mentions.len()]);
+        self.scope().pending.extend(mentions);
         self.declare(name, Entity::BranchTargets(table))
     }
 
