@@ -86,6 +86,9 @@ proptest! {
     fn pieces_moved(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..4usize), 1..6)) {
         let mut words: Vec<&str> = VALID.split_inclusive([' ', ',', ';', '.', '\n']).collect();
         for (at, from, kind) in edits {
+            if words.is_empty() {
+                break;
+            }
             let (at, piece) = (at.index(words.len()), words[from.index(words.len())]);
             match kind {
                 0 => drop(words.remove(at)),
