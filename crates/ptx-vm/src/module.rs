@@ -247,7 +247,8 @@ impl Loaded {
     /// Variables in global or constant memory.
     fn variables(&self) -> Vec<((Option<u32>, u32), Variable)> {
         let tree = &self.module.tree;
-        let global = |v: &Variable| matches!(v.space.base(), Space::Global | Space::Const) && v.ty != Type::Pred;
+        let global =
+            |v: &Variable| matches!(v.space.base(), Space::Global | Space::Const) && v.ty != Type::Pred;
         let outer = tree.variables.iter().enumerate().map(|(i, v)| ((None, i as u32), v));
         let inner = tree.functions.iter().enumerate().flat_map(|(f, x)| {
             x.variables.iter().enumerate().map(move |(i, v)| ((Some(f as u32), i as u32), v))
@@ -319,4 +320,3 @@ impl Loaded {
         frames.map(|f| f.constants.iter().map(|(slot, c)| (*slot, resolve(c))).collect()).collect()
     }
 }
-

@@ -38,7 +38,11 @@ fn run(c: &Case) {
     }
     body += &format!(
         "{} {{{}}}, {{{}}}, {{{}}}, {{{}}};\n",
-        c.name, registers(nc, "d"), registers(na, "a"), registers(nb, "b"), registers(nc, "c")
+        c.name,
+        registers(nc, "d"),
+        registers(na, "a"),
+        registers(nb, "b"),
+        registers(nc, "c")
     );
     for i in 0..nc {
         body += &format!("st.global.{kind} [%rd2+{}], %d{i};\n", size * (48 + i));
@@ -55,7 +59,9 @@ fn run(c: &Case) {
         4 => (-8, 8),
         _ => (-60, 60),
     };
-    let mut draw = |len: usize| (0..len).map(|_| low + (random.next() % (high - low) as u64) as i32).collect::<Vec<i32>>();
+    let mut draw = |len: usize| {
+        (0..len).map(|_| low + (random.next() % (high - low) as u64) as i32).collect::<Vec<i32>>()
+    };
     let (a, b, acc) = (draw(m * k), draw(k * n), draw(m * n));
     // Lane l, register r, element e: figures of ISA 9.7.14.5.
     let mut image = vec![0u64; 32 * 64];
@@ -111,9 +117,18 @@ fn every_shape() {
     let int = |x: f64| u64::from(x as i32 as u32);
     let byte = |x: i32| u64::from(x as u8);
     let nibble = |x: i32| (x & 15) as u64;
-    let case = |name, m, k, pack, bits, encode, out| Case { name, m, k, pack, wide: false, encode, bits, out };
+    let case =
+        |name, m, k, pack, bits, encode, out| Case { name, m, k, pack, wide: false, encode, bits, out };
     let cases = [
-        case("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32", 16, 8, 2, 16, half as fn(i32) -> u64, float as fn(f64) -> u64),
+        case(
+            "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32",
+            16,
+            8,
+            2,
+            16,
+            half as fn(i32) -> u64,
+            float as fn(f64) -> u64,
+        ),
         case("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", 16, 16, 2, 16, half, float),
         case("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32", 16, 8, 2, 16, brain, float),
         case("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", 16, 16, 2, 16, brain, float),
@@ -158,10 +173,13 @@ fn wmma_round_trip() {
                  wmma.load.c.sync.aligned.row.{shape}.global.f32 {{{c}}}, [%rd3], {n};\n\
                  wmma.mma.sync.aligned.{la}.{lb}.{shape}.f32.f32 {{{c}}}, {{{a}}}, {{{b}}}, {{{c}}};\n\
                  wmma.store.d.sync.aligned.row.{shape}.global.f32 [%rd3], {{{c}}}, {n};\nret;\n}}\n",
-                a = registers(8, "a"), b = registers(8, "b"), c = registers(8, "c")
+                a = registers(8, "a"),
+                b = registers(8, "b"),
+                c = registers(8, "c")
             );
             let mut random = Random(7);
-            let mut draw = |len: usize| (0..len).map(|_| (random.next() % 32) as f32 - 16.0).collect::<Vec<f32>>();
+            let mut draw =
+                |len: usize| (0..len).map(|_| (random.next() % 32) as f32 - 16.0).collect::<Vec<f32>>();
             let (a, b, c) = (draw(m * k), draw(k * n), draw(m * n));
             let bits = |v: &[f32]| v.iter().map(|x| f16::from_f32(*x).to_bits()).collect::<Vec<u16>>();
             let gpu = Gpu::new("wmma", &source);

@@ -67,9 +67,37 @@ fn execute(op: &str, types: &[&str], rows: &[[u64; 4]]) -> Vec<u64> {
 
 /// Edge values of every width and random bits, the first operands paired in all ways.
 fn rows(seed: u64) -> Vec<[u64; 4]> {
-    let f32s = [0.0f32, -0.0, 1.0, -1.5, f32::MAX, f32::MIN_POSITIVE, 1e-45, -3e-39, f32::INFINITY, f32::NAN, 0.49999997, 8388609.5];
+    let f32s = [
+        0.0f32,
+        -0.0,
+        1.0,
+        -1.5,
+        f32::MAX,
+        f32::MIN_POSITIVE,
+        1e-45,
+        -3e-39,
+        f32::INFINITY,
+        f32::NAN,
+        0.49999997,
+        8388609.5,
+    ];
     let mut edges: Vec<u64> = f32s.iter().map(|f| u64::from(f.to_bits())).collect();
-    edges.extend([0xff80_0000, 0xffc1_2345, 31, 32, 33, 63, 64, 255, 0x7fff, 0x8000, 0x7c00, 0xfc01, 0x7f80, 0x0001_0001]);
+    edges.extend([
+        0xff80_0000,
+        0xffc1_2345,
+        31,
+        32,
+        33,
+        63,
+        64,
+        255,
+        0x7fff,
+        0x8000,
+        0x7c00,
+        0xfc01,
+        0x7f80,
+        0x0001_0001,
+    ]);
     edges.extend([0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 63, u64::MAX, i64::MAX as u64]);
     edges.extend([1.0f64, -2.5, f64::MAX, 5e-324, f64::NAN, f64::NEG_INFINITY, 1e300].map(f64::to_bits));
     let mut random = Random(seed);
@@ -79,7 +107,10 @@ fn rows(seed: u64) -> Vec<[u64; 4]> {
                 0 => edges[random.next() as usize % edges.len()],
                 1 => random.next(),
                 // A float near one: sums and products that round.
-                _ => u64::from((1.0 + random.unit() * 3.0).to_bits()) | (random.next() << 32 >> 4 | 0x3fe << 52) & !0 << 32,
+                _ => {
+                    u64::from((1.0 + random.unit() * 3.0).to_bits())
+                        | (random.next() << 32 >> 4 | 0x3fe << 52) & !0 << 32
+                }
             };
             [pick(i as u64), pick(i as u64 / 3), pick(i as u64 / 9), pick(1)]
         })
@@ -126,11 +157,19 @@ fn integer_arithmetic() {
         binary("max", &|a, b| a.max(b));
         let product = |a: i128, b: i128| a.wrapping_mul(b);
         binary("mul.lo", &product);
-        let wide = |a: i128, b: i128| if ty == "u64" { ((a as u128).wrapping_mul(b as u128) >> 64) as i128 } else { a * b >> bits };
+        let wide = |a: i128, b: i128| {
+            if ty == "u64" { ((a as u128).wrapping_mul(b as u128) >> 64) as i128 } else { a * b >> bits }
+        };
         binary("mul.hi", &wide);
-        check(&format!("mad.lo.{ty}"), &[ty; 4], |[a, b, c, _]| cut(product(int(a, ty), int(b, ty)).wrapping_add(int(c, ty)), ty));
-        check(&format!("mad.hi.{ty}"), &[ty; 4], |[a, b, c, _]| cut(wide(int(a, ty), int(b, ty)) + int(c, ty), ty));
-        check(&format!("sad.{ty}"), &[ty; 4], |[a, b, c, _]| cut(int(c, ty) + (int(a, ty) - int(b, ty)).abs(), ty));
+        check(&format!("mad.lo.{ty}"), &[ty; 4], |[a, b, c, _]| {
+            cut(product(int(a, ty), int(b, ty)).wrapping_add(int(c, ty)), ty)
+        });
+        check(&format!("mad.hi.{ty}"), &[ty; 4], |[a, b, c, _]| {
+            cut(wide(int(a, ty), int(b, ty)) + int(c, ty), ty)
+        });
+        check(&format!("sad.{ty}"), &[ty; 4], |[a, b, c, _]| {
+            cut(int(c, ty) + (int(a, ty) - int(b, ty)).abs(), ty)
+        });
         let quotient = |a: i128, b: i128| if b == 0 { -1 } else { a / b };
         let remainder = |a: i128, b: i128| if b == 0 { a } else { a % b };
         binary("div", &quotient);
@@ -150,7 +189,9 @@ fn integer_arithmetic() {
         check(&format!("neg.{ty}"), &[ty; 2], |[a, ..]| cut(-int(a, ty), ty));
     }
     for (ty, low) in [("u32", 0xff_ffffi128), ("s32", 0)] {
-        let part = |x: u64| if ty == "u32" { i128::from(x) & low } else { i128::from(((x as u32) << 8) as i32 >> 8) };
+        let part = |x: u64| {
+            if ty == "u32" { i128::from(x) & low } else { i128::from(((x as u32) << 8) as i32 >> 8) }
+        };
         check(&format!("mul24.lo.{ty}"), &[ty; 3], |[a, b, ..]| cut(part(a) * part(b), ty));
         check(&format!("mul24.hi.{ty}"), &[ty; 3], |[a, b, ..]| cut(part(a) * part(b) >> 16, ty));
     }
@@ -182,9 +223,13 @@ fn bits() {
         check(&format!("xor.{ty}"), &[ty; 3], |[a, b, ..]| a ^ b);
         check(&format!("not.{ty}"), &[ty; 2], |[a, ..]| cut(!a as i128, ty));
         let bits = 8 * bytes(ty) as u64;
-        check(&format!("shl.{ty}"), &[ty, ty, "u32"], |[a, n, ..]| {
-            if n >= bits { 0 } else { cut((a as i128) << n, ty) }
-        });
+        check(
+            &format!("shl.{ty}"),
+            &[ty, ty, "u32"],
+            |[a, n, ..]| {
+                if n >= bits { 0 } else { cut((a as i128) << n, ty) }
+            },
+        );
     }
     for ty in ["u16", "s16", "u32", "s32", "u64", "s64"] {
         check(&format!("shr.{ty}"), &[ty, ty, "u32"], |[a, n, ..]| cut(int(a, ty) >> n.min(100), ty));
@@ -193,8 +238,12 @@ fn bits() {
         let bits = 8 * bytes(ty);
         let set = move |a: u64, i: usize| a >> i & 1 == 1;
         check(&format!("popc.{ty}"), &["u32", ty], |[a, ..]| (0..bits).filter(|&i| set(a, i)).count() as u64);
-        check(&format!("clz.{ty}"), &["u32", ty], |[a, ..]| (0..bits).rev().take_while(|&i| !set(a, i)).count() as u64);
-        check(&format!("brev.{ty}"), &[ty, ty], |[a, ..]| (0..bits).fold(0, |r, i| r | (a >> i & 1) << (bits - 1 - i)));
+        check(&format!("clz.{ty}"), &["u32", ty], |[a, ..]| {
+            (0..bits).rev().take_while(|&i| !set(a, i)).count() as u64
+        });
+        check(&format!("brev.{ty}"), &[ty, ty], |[a, ..]| {
+            (0..bits).fold(0, |r, i| r | (a >> i & 1) << (bits - 1 - i))
+        });
         check(&format!("bfind.{t}"), &["u32", t], |[a, ..]| {
             (0..bits).rev().find(|&i| set(a, i)).map_or(0xffff_ffff, |i| i as u64)
         });
@@ -226,14 +275,24 @@ fn bits() {
         (0..4).fold(0, |r, i| {
             let nibble = s >> (4 * i) & 15;
             let byte = all[(nibble & 7) as usize];
-            let v = if nibble < 8 { byte } else if byte >= 128 { 255 } else { 0 };
+            let v = if nibble < 8 {
+                byte
+            } else if byte >= 128 {
+                255
+            } else {
+                0
+            };
             r | u64::from(v) << (8 * i)
         })
     });
     for (mode, clamp) in [("clamp", true), ("wrap", false)] {
         let n = move |c: u64| if clamp { c.min(32) } else { c & 31 };
-        check(&format!("shf.l.{mode}.b32"), &["b32", "b32", "b32", "u32"], |[a, b, c, _]| ((b << 32 | a) << n(c)) >> 32);
-        check(&format!("shf.r.{mode}.b32"), &["b32", "b32", "b32", "u32"], |[a, b, c, _]| (b << 32 | a) >> n(c) & 0xffff_ffff);
+        check(&format!("shf.l.{mode}.b32"), &["b32", "b32", "b32", "u32"], |[a, b, c, _]| {
+            ((b << 32 | a) << n(c)) >> 32
+        });
+        check(&format!("shf.r.{mode}.b32"), &["b32", "b32", "b32", "u32"], |[a, b, c, _]| {
+            (b << 32 | a) >> n(c) & 0xffff_ffff
+        });
     }
     let signed = |x: u64, i: u32| i128::from((x >> (8 * i)) as i8);
     let unsigned = |x: u64, i: u32| i128::from((x >> (8 * i)) as u8);
@@ -303,7 +362,9 @@ fn f32_arithmetic_in_every_mode() {
             let (s, e) = two_sum(d(a), -d(b));
             canonical(zero(directed(s, e, mode), s == 0.0 && (a ^ b) >> 31 & 1 == 0))
         });
-        check(&format!("mul.{mode}.f32"), &["f32"; 3], |[a, b, ..]| canonical(directed(d(a) * d(b), 0.0, mode)));
+        check(&format!("mul.{mode}.f32"), &["f32"; 3], |[a, b, ..]| {
+            canonical(directed(d(a) * d(b), 0.0, mode))
+        });
         check(&format!("div.{mode}.f32"), &["f32"; 3], |[a, b, ..]| {
             let q = d(a) / d(b);
             // The residual's sign tells on which side of the f64 quotient the exact one lies.
@@ -397,12 +458,28 @@ fn halves() {
     check("fma.rn.bf16", &["bf16"; 4], |[x, y, z, _]| {
         // To odd in f64, then to the format.
         let (s, e) = two_sum(b(x) * b(y), b(z));
-        let odd = if e != 0.0 && s.to_bits() & 1 == 0 { if (e > 0.0) == (s > 0.0) { f64::from_bits(s.to_bits() + 1) } else { f64::from_bits(s.to_bits() - 1) } } else { s };
+        let odd = if e != 0.0 && s.to_bits() & 1 == 0 {
+            if (e > 0.0) == (s > 0.0) {
+                f64::from_bits(s.to_bits() + 1)
+            } else {
+                f64::from_bits(s.to_bits() - 1)
+            }
+        } else {
+            s
+        };
         bbits(odd)
     });
     check("fma.rn.f16", &["f16"; 4], |[x, y, z, _]| {
         let (s, e) = two_sum(h(x) * h(y), h(z));
-        let odd = if e != 0.0 && s.to_bits() & 1 == 0 { if (e > 0.0) == (s > 0.0) { f64::from_bits(s.to_bits() + 1) } else { f64::from_bits(s.to_bits() - 1) } } else { s };
+        let odd = if e != 0.0 && s.to_bits() & 1 == 0 {
+            if (e > 0.0) == (s > 0.0) {
+                f64::from_bits(s.to_bits() + 1)
+            } else {
+                f64::from_bits(s.to_bits() - 1)
+            }
+        } else {
+            s
+        };
         hbits(odd)
     });
     check("add.rn.f16x2", &["f16x2"; 3], |[x, y, ..]| {
@@ -411,7 +488,13 @@ fn halves() {
     check("fma.rn.relu.f16", &["f16"; 4], |[x, y, z, _]| {
         let (s, _) = two_sum(h(x) * h(y), h(z));
         let r = hbits(s);
-        if r == 0x7fff { r } else if r & 0x8000 != 0 { 0 } else { hbits(s) }
+        if r == 0x7fff {
+            r
+        } else if r & 0x8000 != 0 {
+            0
+        } else {
+            hbits(s)
+        }
     });
 }
 
@@ -458,7 +541,9 @@ fn conversions() {
         }
     });
     check("cvt.rni.f32.f32", &["f32", "f32"], |[a, ..]| canonical(f(a).round_ties_even()));
-    check("cvt.sat.f32.f32", &["f32", "f32"], |[a, ..]| if f(a) > 0.0 { u64::from(f(a).min(1.0).to_bits()) } else { 0 });
+    check("cvt.sat.f32.f32", &["f32", "f32"], |[a, ..]| {
+        if f(a) > 0.0 { u64::from(f(a).min(1.0).to_bits()) } else { 0 }
+    });
     check("cvt.sat.s16.s32", &["s16", "s32"], |[a, ..]| cut(int(a, "s32").clamp(-32768, 32767), "s16"));
     check("cvt.s64.s32", &["s64", "s32"], |[a, ..]| cut(int(a, "s32"), "s64"));
     check("cvt.s32.s8", &["s32", "s32"], |[a, ..]| cut(i128::from(a as i8), "s32"));
@@ -491,7 +576,9 @@ fn comparisons() {
             if test(f(a), f(b)) { 0xffff_ffff } else { 0 }
         });
     }
-    check("setp.lt.and.s32", &["pred", "s32", "s32", "pred"], |[a, b, p, _]| u64::from((a as i32) < b as i32) & p);
+    check("setp.lt.and.s32", &["pred", "s32", "s32", "pred"], |[a, b, p, _]| {
+        u64::from((a as i32) < b as i32) & p
+    });
     check("setp.lo.u64", &["pred", "u64", "u64"], |[a, b, ..]| u64::from(a < b));
     check("selp.b64", &["b64", "b64", "b64", "pred"], |[a, b, p, _]| if p == 1 { a } else { b });
     check("slct.u32.f32", &["u32", "u32", "u32", "f32"], |[a, b, c, _]| if f(c) >= 0.0 { a } else { b });
@@ -511,7 +598,8 @@ fn approximations_stay_within_the_documented_error() {
         ("tanh.approx.f32", f64::tanh, 4.9e-4, 0.0),
     ];
     let mut random = Random(9);
-    let rows: Vec<[u64; 4]> = (0..LANES).map(|_| [u64::from((random.unit() * 3.0).abs().max(1e-3).to_bits()), 0, 0, 0]).collect();
+    let rows: Vec<[u64; 4]> =
+        (0..LANES).map(|_| [u64::from((random.unit() * 3.0).abs().max(1e-3).to_bits()), 0, 0, 0]).collect();
     for (op, exact, relative, absolute) in cases {
         for (row, got) in rows.iter().zip(execute(op, &["f32", "f32"], &rows)) {
             let want = exact(d(row[0]));

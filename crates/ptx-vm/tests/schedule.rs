@@ -21,12 +21,16 @@ fn options(seed: Option<u64>) -> Options {
 /// Every lane takes the same lock in turn: the winner has left the loop and the others spin on what it holds.
 #[test]
 fn lanes_that_spin_on_each_other_make_progress() {
-    for (inside, name) in [(false, "critical section after the loop"), (true, "inside the loop")] {
+    for (after, name) in [(true, "critical section after the loop"), (false, "inside the loop")] {
         let critical = "ld.volatile.global.u32 %r5, [%rd1+4];\nadd.u32 %r5, %r5, 1;\nst.volatile.global.u32 [%rd1+4], %r5;\nmembar.gl;\natom.global.exch.b32 %r6, [%rd1], 0;\n";
-        let body = if inside {
-            format!("LOOP:\natom.global.cas.b32 %r4, [%rd1], 0, 1;\nsetp.ne.u32 %p1, %r4, 0;\n@%p1 bra LOOP;\n{critical}")
+        let body = if after {
+            format!(
+                "LOOP:\natom.global.cas.b32 %r4, [%rd1], 0, 1;\nsetp.ne.u32 %p1, %r4, 0;\n@%p1 bra LOOP;\n{critical}"
+            )
         } else {
-            format!("mov.u32 %r7, 0;\nLOOP:\natom.global.cas.b32 %r4, [%rd1], 0, 1;\nsetp.ne.u32 %p1, %r4, 0;\n@%p1 bra AGAIN;\n{critical}mov.u32 %r7, 1;\nAGAIN:\nsetp.eq.u32 %p2, %r7, 0;\n@%p2 bra LOOP;")
+            format!(
+                "mov.u32 %r7, 0;\nLOOP:\natom.global.cas.b32 %r4, [%rd1], 0, 1;\nsetp.ne.u32 %p1, %r4, 0;\n@%p1 bra AGAIN;\n{critical}mov.u32 %r7, 1;\nAGAIN:\nsetp.eq.u32 %p2, %r7, 0;\n@%p2 bra LOOP;"
+            )
         };
         for seed in [None, Some(1), Some(2), Some(9)] {
             let gpu = Gpu::new(name, &kernel(&body));
@@ -48,11 +52,14 @@ fn implicit_lockstep_is_found_out() {
     let run = |source: &str, seed| {
         let gpu = Gpu::new("lockstep", source);
         let at = gpu.upload(&[0u32; 32]);
-        gpu.try_run("k", [1, 1, 1], [32, 1, 1], &[U64(at)], &options(seed)).map(|_| gpu.download::<u32>(at, 32))
+        gpu.try_run("k", [1, 1, 1], [32, 1, 1], &[U64(at)], &options(seed))
+            .map(|_| gpu.download::<u32>(at, 32))
     };
     let want: Vec<u32> = (0..32).map(|i| i ^ 1).collect();
     assert_eq!(run(&body(""), None).unwrap(), want);
-    let caught = (0..64).filter(|s| run(&body(""), Some(*s)).is_err_and(|f| f.kind == FaultKind::Uninitialised)).count();
+    let caught = (0..64)
+        .filter(|s| run(&body(""), Some(*s)).is_err_and(|f| f.kind == FaultKind::Uninitialised))
+        .count();
     assert!(caught > 0, "no seed of 64 splits the warp between the store and the load");
     for seed in 0..64 {
         assert_eq!(run(&body("bar.warp.sync -1;"), Some(seed)).unwrap(), want);

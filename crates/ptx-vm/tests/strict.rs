@@ -102,7 +102,7 @@ fn the_fault_names_the_thread() {
     let fault = c.run_on(&gpu, U64(at)).unwrap_err();
     assert_eq!((fault.block, fault.thread), ([2, 0, 0], [37, 0, 0]));
     assert_eq!(fault.address, Some((MemorySpace::Global, at + 4096)));
-    assert_eq!((fault.kernel.as_str(), fault.text.as_str()), ("k", "st.global.u32 [%rd1+4096], %r1;"));
+    assert_eq!((&*fault.kernel, &*fault.text), ("k", "st.global.u32 [%rd1+4096], %r1;"));
 }
 
 #[test]
@@ -327,7 +327,10 @@ fn mbarriers() {
                  mbarrier.arrive.shared.b64 %rd5, [%r2+512];\nWAIT:\nmbarrier.test_wait.shared.b64 %p2, [%r2+512], %rd5;\n@!%p2 bra WAIT;\n\
                  xor.b32 %r4, %r1, 32;\nmad.lo.u32 %r5, %r4, 4, %r2;\nld.shared.u32 %r6, [%r5];\nsetp.ne.u32 %p3, %r6, %r4;\n@%p3 trap;";
     case(state).passes();
-    let early = state.replace("mbarrier.arrive.shared.b64 %rd5, [%r2+512];", "mbarrier.arrive.noComplete.shared.b64 %rd5, [%r2+512], 64;");
+    let early = state.replace(
+        "mbarrier.arrive.shared.b64 %rd5, [%r2+512];",
+        "mbarrier.arrive.noComplete.shared.b64 %rd5, [%r2+512], 64;",
+    );
     case(&early).trips(FaultKind::BadMbarrier, "mbarrier.arrive");
     let uninitialised =
         "mov.u64 %rd6, 0;\nst.shared.u64 [%r2+512], %rd6;\nmbarrier.arrive.shared.b64 %rd5, [%r2+512];";

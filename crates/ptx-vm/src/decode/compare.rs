@@ -59,12 +59,8 @@ pub(super) fn comparison(op: Compare, ty: Type, ftz: bool, how: Combine) -> Box<
             }
         }
         (Type::F64, ..) => ordered!(op, how, true, u64, |v| f64::from_bits(v)),
-        (Type::F16, ..) => {
-            compare::<u32>(how, move |a, b| holds(op, half_order::<F16>(a, b, ftz)))
-        }
-        (Type::Bf16, ..) => {
-            compare::<u32>(how, move |a, b| holds(op, half_order::<Bf16>(a, b, false)))
-        }
+        (Type::F16, ..) => compare::<u32>(how, move |a, b| holds(op, half_order::<F16>(a, b, ftz))),
+        (Type::Bf16, ..) => compare::<u32>(how, move |a, b| holds(op, half_order::<Bf16>(a, b, false))),
         (_, 64, true) => ordered!(op, how, false, u64, |v| v as i64),
         (_, 64, false) => ordered!(op, how, false, u64, |v| v),
         (_, 32, true) => ordered!(op, how, false, u32, |v| v as i32),
@@ -97,11 +93,7 @@ pub(super) fn set_true(ty: Type) -> u64 {
 /// `slct.d.{s32,f32}`: `a` where `c >= 0`, else `b`; NaN takes `b`.
 pub(super) fn slct(wide: bool, float: bool, ftz: bool) -> Box<dyn RowOp> {
     let chooses_a = move |c: u32| {
-        if float {
-            f32::from_bits(if ftz { flush32(c) } else { c }) >= 0.0
-        } else {
-            c as i32 >= 0
-        }
+        if float { f32::from_bits(if ftz { flush32(c) } else { c }) >= 0.0 } else { c as i32 >= 0 }
     };
     if wide {
         map3(move |a: u64, b: u64, c: u32| if chooses_a(c) { a } else { b })

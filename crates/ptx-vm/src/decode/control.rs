@@ -6,9 +6,7 @@ use super::program::{
 use crate::counters::Class;
 use crate::exec::regs::Slot;
 use crate::mma::Mma;
-use crate::syntax::ast::{
-    self, Instr, Opcode, Operand, OperandKind, Scope, SymbolId, Type, VoteMode,
-};
+use crate::syntax::ast::{self, Instr, Opcode, Operand, OperandKind, Scope, SymbolId, Type, VoteMode};
 
 impl Decoder<'_> {
     /// Everything that does more than compute a register from registers.
@@ -29,8 +27,13 @@ impl Decoder<'_> {
                 };
                 self.emit(Kind::WaitGroup(v.bits(Type::U32) as u32), guard, Class::AsyncCopy);
             }
-            CpAsyncMbarrierArrive | MbarrierInit | MbarrierInval | MbarrierArrive | MbarrierArriveDrop
-            | MbarrierTestWait | MbarrierPendingCount => return self.mbarrier(i),
+            CpAsyncMbarrierArrive
+            | MbarrierInit
+            | MbarrierInval
+            | MbarrierArrive
+            | MbarrierArriveDrop
+            | MbarrierTestWait
+            | MbarrierPendingCount => return self.mbarrier(i),
             Ldmatrix => return self.ldmatrix(i),
             WmmaLoad | WmmaStore => return self.fragment(i),
             Mma | WmmaMma => return self.mma(i),
@@ -40,7 +43,9 @@ impl Decoder<'_> {
                 self.emit(Kind::MoveMatrix { dst, src }, None, Class::Matrix);
                 self.finish_skip(skip);
             }
-            MmaSp => return self.refuse("sparse matrix instructions (mma.sp) are not executed by this machine"),
+            MmaSp => {
+                return self.refuse("sparse matrix instructions (mma.sp) are not executed by this machine");
+            }
             Bra => {
                 let OperandKind::Label(target) = i.operands[0].kind else {
                     return self.refuse("the target of a branch is not a label");
@@ -97,7 +102,9 @@ impl Decoder<'_> {
             Prefetch | Prefetchu | ApplyPriority | Discard | Pmevent => {
                 self.emit(Kind::Nothing, guard, Class::Other);
             }
-            other => return self.refuse(format!("{other} with these operands is not executed by this machine")),
+            other => {
+                return self.refuse(format!("{other} with these operands is not executed by this machine"));
+            }
         }
         Ok(())
     }
@@ -153,7 +160,8 @@ impl Decoder<'_> {
                     }
                     (None, Some(b)) => CallTarget::Builtin(b),
                     (None, None) => {
-                        return self.refuse(format!("call of {}, which is declared but defined nowhere", f.name));
+                        return self
+                            .refuse(format!("call of {}, which is declared but defined nowhere", f.name));
                     }
                 }
             }
@@ -184,7 +192,8 @@ impl Decoder<'_> {
         for (at, o) in call.args.iter().enumerate() {
             args.push(self.passed_operand(o, formals.get(at).copied())?);
         }
-        let returns = call.returns.iter().map(|o| self.passed_operand(o, None)).collect::<Decoded<Vec<_>>>()?;
+        let returns =
+            call.returns.iter().map(|o| self.passed_operand(o, None)).collect::<Decoded<Vec<_>>>()?;
         let skip = self.skip_unless(i);
         self.emit(Kind::Call(Box::new(Call { target, args, returns })), None, Class::Control);
         self.finish_skip(skip);
@@ -289,7 +298,9 @@ impl Decoder<'_> {
         }
         let wmma = i.op == Opcode::WmmaMma;
         let Some(mma) = Mma::new(&i.mods, wmma, types, rows) else {
-            return self.refuse("this shape and these types of a matrix instruction are not executed by this machine");
+            return self.refuse(
+                "this shape and these types of a matrix instruction are not executed by this machine",
+            );
         };
         let skip = self.skip_unless(i);
         self.emit(Kind::Mma(Box::new(mma)), None, Class::Mma);

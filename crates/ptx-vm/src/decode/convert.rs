@@ -18,7 +18,9 @@ fn number(ty: Type) -> Option<Number> {
         Type::E5m2 => Number::Float(Format::E5M2),
         Type::E4m3 => Number::E4m3,
         Type::S8 | Type::S16 | Type::S32 | Type::S64 => int(true),
-        Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::B8 | Type::B16 | Type::B32 | Type::B64 => int(false),
+        Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::B8 | Type::B16 | Type::B32 | Type::B64 => {
+            int(false)
+        }
         _ => return None,
     })
 }
@@ -50,7 +52,13 @@ fn conversion(to: Type, from: Type, m: &Modifiers) -> Option<Conversion> {
 }
 
 /// `cvt` between single values; `src_wide` and `dst_bits` describe the registers.
-pub(super) fn single(to: Type, from: Type, m: &Modifiers, src_wide: bool, dst_bits: u32) -> Option<Box<dyn RowOp>> {
+pub(super) fn single(
+    to: Type,
+    from: Type,
+    m: &Modifiers,
+    src_wide: bool,
+    dst_bits: u32,
+) -> Option<Box<dyn RowOp>> {
     if let Some(fast) = fast(to, from, m, src_wide, dst_bits) {
         return Some(fast);
     }
@@ -144,10 +152,12 @@ pub(super) fn packed(to: Type, from: Type, m: &Modifiers) -> Option<(Box<dyn Row
     let nearest = round(m.rounding) == Round::Nearest && !m.satfinite;
     let op = match to_half {
         Type::F16 if nearest => map2(move |a, b| {
-            convert::f32_to_half::<half::F16>(b, ftz, relu) | convert::f32_to_half::<half::F16>(a, ftz, relu) << 16
+            convert::f32_to_half::<half::F16>(b, ftz, relu)
+                | convert::f32_to_half::<half::F16>(a, ftz, relu) << 16
         }),
         Type::Bf16 if nearest => map2(move |a, b| {
-            convert::f32_to_half::<half::Bf16>(b, ftz, relu) | convert::f32_to_half::<half::Bf16>(a, ftz, relu) << 16
+            convert::f32_to_half::<half::Bf16>(b, ftz, relu)
+                | convert::f32_to_half::<half::Bf16>(a, ftz, relu) << 16
         }),
         _ => {
             let how = conversion(to_half, from, m)?;
@@ -162,7 +172,11 @@ pub(super) fn packed(to: Type, from: Type, m: &Modifiers) -> Option<(Box<dyn Row
 /// `cvt.pack.sat.to.s32 d, a, b {, c}`: two integers saturated and packed (below `c`, for types under 16 bits).
 pub(super) fn pack(to: Type, with_c: bool) -> Box<dyn RowOp> {
     let bits = to.bits();
-    let (low, high) = if to.is_signed() { (-(1i64 << (bits - 1)), (1i64 << (bits - 1)) - 1) } else { (0, (1i64 << bits) - 1) };
+    let (low, high) = if to.is_signed() {
+        (-(1i64 << (bits - 1)), (1i64 << (bits - 1)) - 1)
+    } else {
+        (0, (1i64 << bits) - 1)
+    };
     let mask = (1u32 << bits) - 1;
     let sat = move |v: u32| i64::from(v as i32).clamp(low, high) as u32 & mask;
     if with_c {

@@ -92,8 +92,12 @@ fn two(op: Opcode, ty: Type, m: &Modifiers) -> Box<dyn RowOp> {
         (Type::F64, Round::Nearest, Add) => map2(float::add64),
         (Type::F64, Round::Nearest, Sub) => map2(float::sub64),
         (Type::F64, Round::Nearest, _) => map2(float::mul64),
-        (Type::F32, _, Add) => rare2(move |a, b| directed32(ftz, sat, [a, b, b], exact::add(Format::F32, mode))),
-        (Type::F32, _, Sub) => rare2(move |a, b| directed32(ftz, sat, [a, b, b], exact::sub(Format::F32, mode))),
+        (Type::F32, _, Add) => {
+            rare2(move |a, b| directed32(ftz, sat, [a, b, b], exact::add(Format::F32, mode)))
+        }
+        (Type::F32, _, Sub) => {
+            rare2(move |a, b| directed32(ftz, sat, [a, b, b], exact::sub(Format::F32, mode)))
+        }
         (Type::F32, ..) => rare2(move |a, b| directed32(ftz, sat, [a, b, b], exact::mul(Format::F32, mode))),
         (Type::F64, _, Add) => rare2(move |a, b| directed64([a, b, b], exact::add(Format::F64, mode))),
         (Type::F64, _, Sub) => rare2(move |a, b| directed64([a, b, b], exact::sub(Format::F64, mode))),
@@ -115,7 +119,9 @@ fn three(ty: Type, m: &Modifiers) -> Box<dyn RowOp> {
     match (ty, mode) {
         (Type::F32, Round::Nearest) => ftz_sat!(m, map3, fma32),
         (Type::F64, Round::Nearest) => map3(float::fma64),
-        (Type::F32, _) => rare3(move |a, b, c| directed32(ftz, sat, [a, b, c], exact::fma(Format::F32, mode))),
+        (Type::F32, _) => {
+            rare3(move |a, b, c| directed32(ftz, sat, [a, b, c], exact::fma(Format::F32, mode)))
+        }
         (Type::F64, _) => rare3(move |a, b, c| directed64([a, b, c], exact::fma(Format::F64, mode))),
         _ => {
             let post = post(m);
@@ -183,7 +189,9 @@ fn rounded(which: Function, ty: Type, m: &Modifiers) -> Box<dyn RowOp> {
         (Type::F32, Round::Nearest, false) => map1(|a| float::div32::<false>(ONE32, a)),
         (Type::F64, Round::Nearest, true) => map1(float::sqrt64),
         (Type::F64, Round::Nearest, false) => map1(|a| float::div64(ONE64, a)),
-        (Type::F32, _, true) => rare1(move |a| directed32(ftz, false, [a; 3], exact::sqrt(Format::F32, mode))),
+        (Type::F32, _, true) => {
+            rare1(move |a| directed32(ftz, false, [a; 3], exact::sqrt(Format::F32, mode)))
+        }
         (Type::F32, _, false) => {
             rare1(move |a| directed32(ftz, false, [ONE32, a, a], exact::div(Format::F32, mode)))
         }

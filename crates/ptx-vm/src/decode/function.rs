@@ -1,14 +1,17 @@
 //! Decoding one function: registers to rows, operands to rows, labels to places in the code.
 use std::collections::HashMap;
 
-use super::program::{Constant, Frame, Guard, Inst, Kind, NONE, Passed, PredSource, Program, function_address};
+use super::program::{
+    Constant, Frame, Guard, Inst, Kind, NONE, Passed, PredSource, Program, function_address,
+};
 use crate::counters::Class;
 use crate::exec::lanes::{Args, RowOp, map1};
 use crate::exec::regs::Slot;
 use crate::flow;
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::syntax::ast::{
-    Formal, Function, FunctionKind, Instr, Module, Operand, OperandKind, RegId, Space, SymbolId, Type, Variable,
+    Formal, Function, FunctionKind, Instr, Module, Operand, OperandKind, RegId, Space, SymbolId, Type,
+    Variable,
 };
 
 /// An instruction that is legal PTX but not executed by this machine.
@@ -162,7 +165,7 @@ impl<'a> Decoder<'a> {
         for at in self.frame.start..self.frame.end {
             match &mut self.code[at as usize].kind {
                 Kind::Branch { target, join } if *join == HERE => {
-                    *target = at + *target;
+                    *target += at;
                     *join = *target;
                 }
                 Kind::Branch { target, join } => {
@@ -385,7 +388,9 @@ impl<'a> Decoder<'a> {
             (SymbolId::Local(variable), Some(Space::Shared)) => {
                 Constant::SharedLocal { function: self.index, variable, offset }
             }
-            (SymbolId::Module(variable), Some(Space::Global | Space::Const)) => Constant::Global { variable, offset },
+            (SymbolId::Module(variable), Some(Space::Global | Space::Const)) => {
+                Constant::Global { variable, offset }
+            }
             (SymbolId::Local(i), Some(Space::Param)) if self.is_entry_param(symbol) => {
                 Constant::Bits(self.offsets[i as usize].wrapping_add_signed(offset))
             }

@@ -79,15 +79,18 @@ pub(super) fn integer(i: &Instr) -> Option<Pure> {
             (rare3(move |a, b, c| sum(int::mul24(a, b, signed, high), c, sat)), 3)
         }
         Sad => {
-            let op = by_sign!(ty, rare3, |a, b, c| c
-                .wrapping_add(if a < b { b.wrapping_sub(a) } else { a.wrapping_sub(b) }));
+            let op = by_sign!(ty, rare3, |a, b, c| c.wrapping_add(if a < b {
+                b.wrapping_sub(a)
+            } else {
+                a.wrapping_sub(b)
+            }));
             (op, 3)
         }
         Div | Rem => (divide(i.op == Div, ty), 2),
         Abs => (by_sign_abs(ty), 1),
         Neg => (by_width!(ty, map1, |a| a.wrapping_neg()), 1),
-        Min if relu => (by_sign!(ty, rare2, |a, b| a.min(b).max(0)), 2),
-        Max if relu => (by_sign!(ty, rare2, |a, b| a.max(b).max(0)), 2),
+        Min if relu => (rare2(|a: u32, b: u32| (a as i32).min(b as i32).max(0) as u32), 2),
+        Max if relu => (rare2(|a: u32, b: u32| (a as i32).max(b as i32).max(0) as u32), 2),
         Min => (by_sign!(ty, map2, |a, b| a.min(b)), 2),
         Max => (by_sign!(ty, map2, |a, b| a.max(b)), 2),
         _ => return bits(i, ty),

@@ -1,8 +1,8 @@
 //! Instructions that touch memory.
 use super::function::{Decoded, Decoder};
 use super::program::{
-    Access, Address, Atomic, Constant, CopyAsync, FragmentAccess, Kind, MatrixAccess, Mbarrier, MbarrierOp, Order,
-    Where,
+    Access, Address, Atomic, Constant, CopyAsync, FragmentAccess, Kind, MatrixAccess, Mbarrier, MbarrierOp,
+    Order, Where,
 };
 use crate::counters::Class;
 use crate::exec::regs::Slot;
@@ -141,7 +141,8 @@ impl Decoder<'_> {
             return self.refuse("128-bit atomics need sm_90, which this machine does not play");
         }
         let returns = i.op == Opcode::Atom;
-        let (dst_operand, rest) = if returns { (Some(&i.operands[0]), &i.operands[1..]) } else { (None, &i.operands[..]) };
+        let (dst_operand, rest) =
+            if returns { (Some(&i.operands[0]), &i.operands[1..]) } else { (None, &i.operands[..]) };
         if m.vector.is_some() {
             return self.refuse("vector atomics need sm_90, which this machine does not play");
         }
@@ -159,7 +160,9 @@ impl Decoder<'_> {
         let used = dst.is_some_and(|r| self.is_read(r));
         let dst = dst.map(|r| self.slot(r)).transpose()?;
         let integer = !ty.is_float();
-        let commutes = integer && !used && !matches!(op, Operation::Exch | Operation::Cas | Operation::Inc | Operation::Dec);
+        let commutes = integer
+            && !used
+            && !matches!(op, Operation::Exch | Operation::Cas | Operation::Inc | Operation::Dec);
         self.frame.communicates |= space != Where::Shared && !commutes;
         let mut order = Order::of(m.semantics, m.scope);
         order.strong = true;
@@ -189,7 +192,8 @@ impl Decoder<'_> {
             i.guard.is_some_and(|g| g.reg == r)
                 || i.operands.iter().skip(skip).any(|o| mentions(o, r))
                 || i.call.as_ref().is_some_and(|c| {
-                    let indirect = matches!(c.target, crate::syntax::ast::CallTarget::Indirect { reg, .. } if reg == r);
+                    let indirect =
+                        matches!(c.target, crate::syntax::ast::CallTarget::Indirect { reg, .. } if reg == r);
                     indirect || c.args.iter().any(|o| mentions(o, r))
                 })
         };
@@ -257,7 +261,12 @@ impl Decoder<'_> {
                     _ => None,
                 };
                 let count = extra.map(|o| self.any(o, Type::U32)).transpose()?;
-                MbarrierOp::Arrive { state, count, drop: i.op == MbarrierArriveDrop, no_complete: m.no_complete }
+                MbarrierOp::Arrive {
+                    state,
+                    count,
+                    drop: i.op == MbarrierArriveDrop,
+                    no_complete: m.no_complete,
+                }
             }
             MbarrierTestWait => {
                 let Some(dst) = self.pred_dst(&i.operands[0])? else {

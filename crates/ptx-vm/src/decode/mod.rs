@@ -15,5 +15,5 @@ pub(crate) mod program;
 mod pure;
 
 pub(crate) use float::round;
-pub(crate) use live::live_registers;
 pub(crate) use function::{decode, param_offsets};
+pub(crate) use live::live_registers;

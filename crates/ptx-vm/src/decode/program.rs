@@ -275,21 +275,41 @@ pub(crate) enum Kind {
     /// `mov d, %special`
     Special(Slot, SpecialRegister),
     /// `ld.param` of a kernel's parameter: offset, then as [`Access`].
-    Param { offset: u32, bytes: u32, sign: u32, keep: u32, regs: Vec<Option<Slot>> },
+    Param {
+        offset: u32,
+        bytes: u32,
+        sign: u32,
+        keep: u32,
+        regs: Vec<Option<Slot>>,
+    },
     Load(Box<Access>),
     Store(Box<Access>),
     Atomic(Box<Atomic>),
     /// Target and the place where divergent lanes meet again.
-    Branch { target: u32, join: u32 },
-    BranchIndex { index: Slot, targets: Vec<u32>, join: u32 },
+    Branch {
+        target: u32,
+        join: u32,
+    },
+    BranchIndex {
+        index: Slot,
+        targets: Vec<u32>,
+        join: u32,
+    },
     Call(Box<Call>),
     /// Return from a function to its caller.
     Return,
     Exit,
     Barrier(Box<Barrier>),
-    WarpSync { mask: u32 },
-    Exchange { op: Box<Exchange>, mask: Option<u32> },
-    ActiveMask { dst: u32 },
+    WarpSync {
+        mask: u32,
+    },
+    Exchange {
+        op: Box<Exchange>,
+        mask: Option<u32>,
+    },
+    ActiveMask {
+        dst: u32,
+    },
     CopyAsync(Box<CopyAsync>),
     CommitGroup,
     /// Waits until at most so many groups are pending.
@@ -297,16 +317,29 @@ pub(crate) enum Kind {
     Mbarrier(Box<Mbarrier>),
     Mma(Box<Mma>),
     LoadMatrix(Box<MatrixAccess>),
-    MoveMatrix { dst: u32, src: u32 },
+    MoveMatrix {
+        dst: u32,
+        src: u32,
+    },
     Fragment(Box<FragmentAccess>),
     /// Order of this thread's accesses before and after, for `gpu` scope or wider.
-    Fence { wide: bool },
+    Fence {
+        wide: bool,
+    },
     Sleep,
     StackSave(Slot),
     StackRestore(Slot),
-    Alloca { dst: Slot, bytes: Slot, align: u64 },
+    Alloca {
+        dst: Slot,
+        bytes: Slot,
+        align: u64,
+    },
     /// Tests whether a generic address is in a window.
-    IsSpace { dst: u32, src: Slot, space: Where },
+    IsSpace {
+        dst: u32,
+        src: Slot,
+        space: Where,
+    },
     Trap,
     Breakpoint,
     /// Hints: prefetch, discard, policies, pmevent.
@@ -318,15 +351,31 @@ pub(crate) enum Kind {
 pub(crate) enum Constant {
     Bits(u64),
     /// Address of a module variable in global (or constant) memory.
-    Global { variable: u32, offset: i64 },
+    Global {
+        variable: u32,
+        offset: i64,
+    },
     /// Offset in shared memory of a module variable.
-    SharedModule { variable: u32, offset: i64 },
+    SharedModule {
+        variable: u32,
+        offset: i64,
+    },
     /// Offset in shared memory of a variable of function `function`.
-    SharedLocal { function: u32, variable: u32, offset: i64 },
+    SharedLocal {
+        function: u32,
+        variable: u32,
+        offset: i64,
+    },
     /// Address of a `.global` or `.const` variable declared inside function `function`.
-    GlobalLocal { function: u32, variable: u32, offset: i64 },
+    GlobalLocal {
+        function: u32,
+        variable: u32,
+        offset: i64,
+    },
     /// Offset in the thread's local memory, from the frame's start.
-    Local { offset: i64 },
+    Local {
+        offset: i64,
+    },
 }
 
 /// A function's frame.

@@ -105,9 +105,15 @@ impl Warp {
                 let (freed, near) = ctx.view.explain(addr);
                 let kind = if freed { FaultKind::UseAfterFree } else { FaultKind::OutOfBounds };
                 let what = if freed { "memory that was freed" } else { "outside every allocation" };
-                return Err(Trouble::at(kind, l, MemorySpace::Global, addr, format!("{n} bytes {what}{near}")));
+                return Err(Trouble::at(
+                    kind,
+                    l,
+                    MemorySpace::Global,
+                    addr,
+                    format!("{n} bytes {what}{near}"),
+                ));
             }
-            if addr % n.min(16) != 0 {
+            if !addr.is_multiple_of(n.min(16)) {
                 let detail = format!("an access of {n} bytes needs an address that is a multiple of it");
                 return Err(Trouble::at(FaultKind::Misaligned, l, MemorySpace::Global, addr, detail));
             }
@@ -126,7 +132,13 @@ impl Warp {
             if let Some(races) = ctx.races {
                 let access = RaceAccess { write: direction != Direction::Load, strong: order.strong };
                 if let Some(race) = common.touch_global(races, self.id, addr, n, access) {
-                    return Err(Trouble::at(FaultKind::GlobalRace, l, MemorySpace::Global, race.at, race.detail));
+                    return Err(Trouble::at(
+                        FaultKind::GlobalRace,
+                        l,
+                        MemorySpace::Global,
+                        race.at,
+                        race.detail,
+                    ));
                 }
             }
         }
@@ -153,7 +165,7 @@ impl Warp {
             let (base, total) = (addrs[0], bytes * LANES as u32);
             tally::global_row(traffic, base, bytes);
             let hit = &mut self.hits[direction as usize];
-            let inside = ctx.view.contains(hit, base, total.into()) && base % u64::from(bytes.min(16)) == 0;
+            let inside = ctx.view.contains(hit, base, total.into()) && base.is_multiple_of(u64::from(bytes.min(16)));
             if inside && ctx.races.is_none() {
                 if ctx.checks == Checks::Off {
                     return Ok(());
@@ -265,8 +277,17 @@ impl Warp {
                 let params = &ctx.launch.params;
                 for l in lanes_of(mask) {
                     if addrs[l].saturating_add(total.into()) > params.len() as u64 {
-                        let detail = format!("{total} bytes outside the kernel's {} bytes of parameters", params.len());
-                        return Err(Trouble::at(FaultKind::OutOfBounds, l, MemorySpace::Param, addrs[l], detail));
+                        let detail = format!(
+                            "{total} bytes outside the kernel's {} bytes of parameters",
+                            params.len()
+                        );
+                        return Err(Trouble::at(
+                            FaultKind::OutOfBounds,
+                            l,
+                            MemorySpace::Param,
+                            addrs[l],
+                            detail,
+                        ));
                     }
                 }
                 fetch_by_lane(regs, a, addrs, mask, |_, addr, bytes| get(params, addr, bytes));
@@ -346,8 +367,11 @@ impl Warp {
             let (addr, n) = (addrs[l], u64::from(bytes));
             let have = self.local[l].len() as u64;
             let (kind, detail) = if addr.saturating_add(n) > have {
-                (FaultKind::OutOfBounds, format!("{n} bytes outside the thread's {have} bytes of local memory"))
-            } else if addr % n.min(16) != 0 {
+                (
+                    FaultKind::OutOfBounds,
+                    format!("{n} bytes outside the thread's {have} bytes of local memory"),
+                )
+            } else if !addr.is_multiple_of(n.min(16)) {
                 let detail = format!("an access of {n} bytes needs an address that is a multiple of it");
                 (FaultKind::Misaligned, detail)
             } else {

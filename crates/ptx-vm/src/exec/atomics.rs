@@ -49,7 +49,9 @@ pub(crate) fn apply(op: Operation, ty: Type, old: u64, a: u64, compare: u64) -> 
         // f32 atomics on global memory flush subnormals on no current hardware, on shared memory neither.
         (Operation::Add, Type::F32) => u64::from(float::add32::<false, false>(old as u32, a as u32)),
         (Operation::Add, Type::F64) => float::add64(old, a),
-        (_, Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2) => u64::from(on_half(op, ty, old as u32, a as u32)),
+        (_, Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2) => {
+            u64::from(on_half(op, ty, old as u32, a as u32))
+        }
         (Operation::Add, _) => old.wrapping_add(a),
         (Operation::Min, _) if ty.is_signed() => signed(old).min(signed(a)) as u64,
         (Operation::Max, _) if ty.is_signed() => signed(old).max(signed(a)) as u64,
@@ -71,7 +73,11 @@ fn on_half(op: Operation, ty: Type, old: u32, a: u32) -> u32 {
             min_max(x.into(), y.into(), format, how) as u32
         }
     };
-    if matches!(ty, Type::F16x2 | Type::Bf16x2) { both([old, a], one) } else { one([old & 0xffff, a & 0xffff]) }
+    if matches!(ty, Type::F16x2 | Type::Bf16x2) {
+        both([old, a], one)
+    } else {
+        one([old & 0xffff, a & 0xffff])
+    }
 }
 
 impl Warp {

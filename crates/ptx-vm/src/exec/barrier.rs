@@ -31,7 +31,14 @@ pub(crate) struct Barriers(Vec<One>);
 
 impl Barriers {
     pub fn new(warps: usize) -> Barriers {
-        let one = One { generation: 0, arrived: vec![0; warps], expected: None, yes: 0, asked: 0, results: Vec::new() };
+        let one = One {
+            generation: 0,
+            arrived: vec![0; warps],
+            expected: None,
+            yes: 0,
+            asked: 0,
+            results: Vec::new(),
+        };
         Barriers(vec![one; 16])
     }
 

@@ -101,7 +101,8 @@ impl Block {
             })
             .collect();
         let mut rng = seed.map(Rng::new);
-        let made = live.iter().enumerate().map(|(w, &mask)| Warp::begin(w as u32, mask, ctx, &mut rng)).collect();
+        let made: Vec<Warp> =
+            live.iter().enumerate().map(|(w, &mask)| Warp::begin(w as u32, mask, ctx, &mut rng)).collect();
         let common = Common {
             block,
             barriers: Barriers::new(warps),
@@ -112,7 +113,7 @@ impl Block {
             time: 0,
             rng,
         };
-        Block { common, warps: made, turn: 0, ahead: None }
+        Block { common, turn: made.len() - 1, warps: made, ahead: None }
     }
 
     /// Runs for about `fuel` warp instructions.
@@ -186,7 +187,8 @@ impl Block {
             }
             self.ahead = (rng.below(4) == 0).then(|| rng.below(count as u64) as usize);
             // A random start, then round: every warp is reached.
-            self.turn = if rng.below(2) == 0 { rng.below(count as u64) as usize } else { (self.turn + 1) % count };
+            self.turn =
+                if rng.below(2) == 0 { rng.below(count as u64) as usize } else { (self.turn + 1) % count };
             return self.turn;
         }
         // The same warp goes on until it blocks or its quantum ends, then the next.

@@ -50,7 +50,13 @@ impl Warp {
     }
 
     /// `call`
-    pub(super) fn call(&mut self, run: &mut Running, call: &Call, ctx: &Context, common: &mut Common) -> Run<Step> {
+    pub(super) fn call(
+        &mut self,
+        run: &mut Running,
+        call: &Call,
+        ctx: &Context,
+        common: &mut Common,
+    ) -> Run<Step> {
         match call.target {
             CallTarget::Builtin(b) => self.builtin(run, b, call, ctx, common),
             CallTarget::Direct(function) => self.enter(run, function, call, run.mask, ctx),
@@ -63,11 +69,13 @@ impl Warp {
                 let function = (0..count).find(|&f| function_address(f) == address);
                 let fits = |f: &u32| {
                     let info = &ctx.program.frames[*f as usize];
-                    let shape = info.params.len() == call.args.len() && info.returns.len() == call.returns.len();
+                    let shape =
+                        info.params.len() == call.args.len() && info.returns.len() == call.returns.len();
                     shape && !info.entry && info.start != NONE
                 };
                 let Some(function) = function.filter(fits) else {
-                    let detail = format!("an indirect call to {address:#x}, which is no function of this shape");
+                    let detail =
+                        format!("an indirect call to {address:#x}, which is no function of this shape");
                     return Err(Trouble::new(FaultKind::BadTarget, lane as u32, detail));
                 };
                 if group != run.mask {
@@ -83,7 +91,14 @@ impl Warp {
         }
     }
 
-    fn enter(&mut self, run: &mut Running, function: u32, call: &Call, mask: u32, ctx: &Context) -> Run<Step> {
+    fn enter(
+        &mut self,
+        run: &mut Running,
+        function: u32,
+        call: &Call,
+        mask: u32,
+        ctx: &Context,
+    ) -> Run<Step> {
         let info = &ctx.program.frames[function as usize];
         let lane = mask.trailing_zeros();
         let caller = &self.frames[run.frame as usize];
@@ -213,7 +228,8 @@ impl Warp {
                 lanes_of(mask).for_each(|l| run.regs.set_lane(*dst, l, end));
             }
             Kind::StackRestore(src) => {
-                let floor = self.frames[frame].local_base + ctx.program.frames[self.frames[frame].function as usize].local_bytes;
+                let floor = self.frames[frame].local_base
+                    + ctx.program.frames[self.frames[frame].function as usize].local_bytes;
                 let to = run.regs.lane(*src, lane as usize) as u32;
                 // Lanes that stand elsewhere may still use what lies above.
                 if self.frames[frame].lanes == run.mask {
@@ -225,7 +241,8 @@ impl Warp {
                 let at = u64::from(self.frames[frame].local_end).next_multiple_of((*align).max(16));
                 let end = at.saturating_add(most);
                 if end > u64::from(ctx.device.stack_bytes) {
-                    let detail = format!("alloca of {most} bytes, the thread has {} of stack", ctx.device.stack_bytes);
+                    let detail =
+                        format!("alloca of {most} bytes, the thread has {} of stack", ctx.device.stack_bytes);
                     return Err(Trouble::new(FaultKind::StackOverflow, lane, detail));
                 }
                 self.frames[frame].local_end = end as u32;
@@ -273,7 +290,9 @@ impl Warp {
         common: &mut Common,
     ) -> Run<Step> {
         let lane = run.mask.trailing_zeros() as usize;
-        let argument = |w: &Warp, run: &Running, i: usize, l: usize| call.args.get(i).map_or(0, |p| w.argument(run, *p, l));
+        let argument = |w: &Warp, run: &Running, i: usize, l: usize| {
+            call.args.get(i).map_or(0, |p| w.argument(run, *p, l))
+        };
         match which {
             Builtin::AssertFail => {
                 let text = |i: usize| self.string(ctx, argument(self, run, i, lane), lane);
@@ -309,7 +328,7 @@ impl Warp {
             return Some(u64::from_le_bytes(raw));
         }
         let mut hit = Default::default();
-        let fine = address % bytes == 0 && ctx.view.contains(&mut hit, address, bytes);
+        let fine = address.is_multiple_of(bytes) && ctx.view.contains(&mut hit, address, bytes);
         fine.then(|| ctx.view.load(address, bytes as u32))
     }
 
@@ -331,7 +350,9 @@ impl Warp {
             let mut spec = String::new();
             let conversion = loop {
                 match rest.next() {
-                    Some(c) if c.is_ascii_alphabetic() && !matches!(c, 'l' | 'h' | 'z' | 'j' | 't') => break c,
+                    Some(c) if c.is_ascii_alphabetic() && !matches!(c, 'l' | 'h' | 'z' | 'j' | 't') => {
+                        break c;
+                    }
                     Some('%') => break '%',
                     Some(c) => spec.push(c),
                     None => break '%',
@@ -341,7 +362,8 @@ impl Warp {
                 out.push('%');
                 continue;
             }
-            let long = spec.contains(['l', 'z', 'j', 't']) || matches!(conversion, 'p' | 's' | 'f' | 'e' | 'g' | 'F' | 'E' | 'G' | 'a');
+            let long = spec.contains(['l', 'z', 'j', 't'])
+                || matches!(conversion, 'p' | 's' | 'f' | 'e' | 'g' | 'F' | 'E' | 'G' | 'a');
             let size = if long { 8 } else { 4 };
             at = at.next_multiple_of(size);
             let value = self.peek(ctx, at, size, lane).unwrap_or(0);

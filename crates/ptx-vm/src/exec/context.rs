@@ -78,11 +78,11 @@ impl Context<'_> {
             module: self.module.into(),
             kernel: self.kernel.into(),
             line: inst.map_or(0, |i| i.line),
-            text: text.unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" "),
+            text: text.unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ").into(),
             block: self.block_index(block),
             thread: unflatten(thread, self.launch.block),
             address: trouble.address,
-            detail: trouble.detail,
+            detail: trouble.detail.into(),
         }
     }
 }
@@ -105,7 +105,13 @@ pub(crate) struct Trouble {
 impl Trouble {
     /// Trouble at an address.
     #[cold]
-    pub fn at(kind: FaultKind, lane: usize, space: MemorySpace, address: u64, detail: String) -> Box<Trouble> {
+    pub fn at(
+        kind: FaultKind,
+        lane: usize,
+        space: MemorySpace,
+        address: u64,
+        detail: String,
+    ) -> Box<Trouble> {
         Box::new(Trouble { kind, lane: lane as u32, address: Some((space, address)), detail })
     }
 

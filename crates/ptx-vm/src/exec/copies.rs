@@ -93,7 +93,13 @@ impl Warp {
     }
 
     /// `cp.async.wait_group`, `cp.async.wait_all` ([`NONE`])
-    pub(super) fn wait_group(&mut self, pending: u32, mask: u32, common: &mut Common, ctx: &Context) -> Run<()> {
+    pub(super) fn wait_group(
+        &mut self,
+        pending: u32,
+        mask: u32,
+        common: &mut Common,
+        ctx: &Context,
+    ) -> Run<()> {
         let closed = common.copies[self.id as usize].closed;
         let over = |lane: usize, group: u32| pending == NONE || group + pending < closed[lane];
         land(common, self.id, ctx, |lane, group| mask >> lane & 1 == 1 && over(lane, group))
@@ -129,7 +135,8 @@ pub(super) fn land(
             let mut at = 0;
             while at < n {
                 // The largest aligned piece.
-                let step = [8, 4, 2, 1].into_iter().find(|s| at + s <= n && (e.src + at as u64) % *s as u64 == 0);
+                let step =
+                    [8, 4, 2, 1].into_iter().find(|s| at + s <= n && (e.src + at as u64).is_multiple_of(*s as u64));
                 let step = step.unwrap_or(1);
                 let word = ctx.view.load(e.src + at as u64, step as u32).to_le_bytes();
                 data[at..at + step].copy_from_slice(&word[..step]);

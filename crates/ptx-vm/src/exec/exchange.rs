@@ -16,7 +16,8 @@ impl Warp {
         let mut all = 0;
         for l in lanes_of(mask) {
             if masks[l] >> l & 1 == 0 {
-                let detail = format!("the lane executes an instruction whose membermask {:#010x} lacks it", masks[l]);
+                let detail =
+                    format!("the lane executes an instruction whose membermask {:#010x} lacks it", masks[l]);
                 return Err(Trouble::new(FaultKind::MissingLanes, l as u32, detail));
             }
             all |= masks[l];
@@ -93,7 +94,8 @@ impl Warp {
                 let mut bits = 0;
                 for l in lanes_of(mask) {
                     let group = groups[l] & mask;
-                    let same = lanes_of(group).filter(|&o| values[o] == values[l]).fold(0u32, |m, o| m | 1 << o);
+                    let same =
+                        lanes_of(group).filter(|&o| values[o] == values[l]).fold(0u32, |m, o| m | 1 << o);
                     let result = if *all && same != group { 0 } else { same };
                     run.regs.set_lane(*dst, l, result.into());
                     bits |= u32::from(same == group) << l;

@@ -14,8 +14,8 @@ use crate::counters::Counters;
 use crate::launch::{Checks, Launch, Options};
 use crate::memory::Memory;
 use crate::module::{Kernel, Loaded};
-use crate::strict::race::GlobalRaces;
 use crate::strict::Fault;
+use crate::strict::race::GlobalRaces;
 
 /// Instructions a block executes before another one has its turn, where blocks can notice each other.
 const QUANTUM: u64 = 1 << 17;
@@ -27,7 +27,8 @@ fn check(kernel: &Kernel, launch: &Launch, options: &Options) -> Result<(), Faul
     if threads == 0 || launch.grid.contains(&0) {
         return refuse(format!("grid {:?} of blocks {:?}: no extent may be 0", launch.grid, launch.block));
     }
-    let most = u64::from(kernel.max_threads.unwrap_or(device.threads_per_block).min(device.threads_per_block));
+    let most =
+        u64::from(kernel.max_threads.unwrap_or(device.threads_per_block).min(device.threads_per_block));
     if threads > most {
         return refuse(format!("{threads} threads in a block, {most} are possible"));
     }
@@ -37,7 +38,11 @@ fn check(kernel: &Kernel, launch: &Launch, options: &Options) -> Result<(), Faul
         return refuse(format!("the kernel requires blocks of {block:?}, not {:?}", launch.block));
     }
     if launch.params.len() != kernel.param_bytes {
-        return refuse(format!("{} bytes of parameters, {} are needed", launch.params.len(), kernel.param_bytes));
+        return refuse(format!(
+            "{} bytes of parameters, {} are needed",
+            launch.params.len(),
+            kernel.param_bytes
+        ));
     }
     let shared = kernel.static_shared as u64 + u64::from(launch.shared_bytes);
     if shared > u64::from(device.shared_per_block) {
@@ -124,7 +129,12 @@ pub(crate) fn run(
 }
 
 /// Blocks that know nothing of each other.
-fn apart(ctx: &Context, blocks: u64, order: &(dyn Fn(u64) -> u64 + Sync), threads: usize) -> Result<Counters, Fault> {
+fn apart(
+    ctx: &Context,
+    blocks: u64,
+    order: &(dyn Fn(u64) -> u64 + Sync),
+    threads: usize,
+) -> Result<Counters, Fault> {
     let next = AtomicU64::new(0);
     // The first fault in the order of the blocks, and where to stop because of it.
     let first: Mutex<Option<(u64, Fault)>> = Mutex::new(None);

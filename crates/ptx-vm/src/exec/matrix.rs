@@ -13,8 +13,7 @@ use crate::strict::{FaultKind, MemorySpace};
 pub(super) fn transpose(regs: &mut Regs, dst: u32, src: u32) {
     let from = *regs.get::<u32>(src);
     let at = |row: usize, col: usize| from[row * 4 + col / 2] >> (16 * (col % 2)) & 0xffff;
-    let out: [u32; LANES] =
-        std::array::from_fn(|l| at(l % 4 * 2, l / 4) | at(l % 4 * 2 + 1, l / 4) << 16);
+    let out: [u32; LANES] = std::array::from_fn(|l| at(l % 4 * 2, l / 4) | at(l % 4 * 2 + 1, l / 4) << 16);
     regs.put(dst, !0, &out);
 }
 
@@ -45,7 +44,8 @@ impl Warp {
             for r in 0..8 {
                 tile[r].copy_from_slice(&common.shared.bytes[addrs[8 * i + r] as usize..][..16]);
             }
-            let element = |r: usize, c: usize| u32::from(u16::from_le_bytes([tile[r][2 * c], tile[r][2 * c + 1]]));
+            let element =
+                |r: usize, c: usize| u32::from(u16::from_le_bytes([tile[r][2 * c], tile[r][2 * c + 1]]));
             let out: [u32; LANES] = std::array::from_fn(|l| {
                 let (g, t) = (l / 4, 2 * (l % 4));
                 if a.trans {

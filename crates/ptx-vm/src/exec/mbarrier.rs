@@ -69,7 +69,8 @@ impl Warp {
             let touch = if matches!(m.op, MbarrierOp::Init { .. }) { Touch::Write } else { Touch::Strong };
             common.shared.check_range(l, addr, 8, self.id, touch, ctx.checks)?;
             let word = common.shared.load(addr, 8);
-            let bad = |detail: String| Trouble::at(FaultKind::BadMbarrier, l, MemorySpace::Shared, addr, detail);
+            let bad =
+                |detail: String| Trouble::at(FaultKind::BadMbarrier, l, MemorySpace::Shared, addr, detail);
             match m.op {
                 MbarrierOp::Init { count } => {
                     let n = regs.lane(count, l) & u64::from(u32::MAX);
@@ -133,7 +134,8 @@ impl Warp {
     fn land_for(&mut self, addr: u64, common: &mut Common, ctx: &Context) -> Run<()> {
         for warp in 0..common.copies.len() as u32 {
             let arrivals = std::mem::take(&mut common.copies[warp as usize].arrivals);
-            let (now, later): (Vec<Arrival>, Vec<Arrival>) = arrivals.into_iter().partition(|a| a.addr == addr);
+            let (now, later): (Vec<Arrival>, Vec<Arrival>) =
+                arrivals.into_iter().partition(|a| a.addr == addr);
             common.copies[warp as usize].arrivals = later;
             if now.is_empty() {
                 continue;
@@ -143,7 +145,8 @@ impl Warp {
             for a in now {
                 let word = common.shared.load(addr, 8);
                 let lane = a.lane as usize;
-                let bad = |detail| Trouble::at(FaultKind::BadMbarrier, lane, MemorySpace::Shared, addr, detail);
+                let bad =
+                    |detail| Trouble::at(FaultKind::BadMbarrier, lane, MemorySpace::Shared, addr, detail);
                 common.shared.store(addr, 8, arrive(word, 1, false).map_err(bad)?);
                 if ctx.checks == Checks::All
                     && let Some(races) = &mut common.shared.races

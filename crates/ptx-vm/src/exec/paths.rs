@@ -8,9 +8,9 @@
 //! must not wait forever (independent thread scheduling). So after [`PATIENCE`] polls of memory the join lets go of
 //! the parked lanes, and when lanes wait at a `.sync` instruction for parked ones it does so at once.
 use super::block::Common;
+use super::context::{Run, Trouble};
 use super::regs::{Regs, Slot};
 use super::tally::{Tally, lanes_of};
-use super::context::{Run, Trouble};
 use super::warp::{Running, Step, Warp};
 use crate::decode::program::NONE;
 use crate::strict::FaultKind;
@@ -80,18 +80,19 @@ impl Warp {
     /// Puts a path back that is to go on later. Under a seed it may come back as two.
     pub(super) fn suspend(&mut self, run: &Running) {
         let path = Path { pc: run.pc, mask: run.mask, frame: run.frame, join: run.join, state: State::Ready };
-        if let Some(rng) = &mut self.rng {
-            let part = run.mask & rng.next() as u32;
-            if rng.below(4) == 0 && part != 0 && part != run.mask {
-                self.paths.push(Path { mask: part, ..path });
-                self.paths.push(Path { mask: run.mask & !part, ..path });
-                return;
+        match &mut self.rng {
+            // To the front: the paths behind it have their turn first.
+            None => self.paths.insert(0, path),
+            Some(rng) => {
+                let part = run.mask & rng.next() as u32;
+                if rng.below(4) == 0 && part != 0 && part != run.mask {
+                    self.paths.push(Path { mask: part, ..path });
+                    self.paths.push(Path { mask: run.mask & !part, ..path });
+                } else {
+                    self.paths.push(path);
+                }
             }
-            self.paths.push(path);
-            return;
         }
-        // To the front: the paths behind it have their turn first.
-        self.paths.insert(0, path);
         if self.polls > PATIENCE && self.joins.iter().any(|j| j.arrived != 0) {
             self.polls = 0;
             self.release_joins();
@@ -176,7 +177,8 @@ impl Warp {
                 let detail = format!("brx.idx with index {at}, but the list has {} targets", targets.len());
                 return Err(Trouble::new(FaultKind::BadTarget, lane as u32, detail));
             };
-            let group = lanes_of(left).filter(|&l| run.regs.lane(index, l) as u32 == at).fold(0, |m, l| m | 1 << l);
+            let group =
+                lanes_of(left).filter(|&l| run.regs.lane(index, l) as u32 == at).fold(0, |m, l| m | 1 << l);
             groups.push((target, group));
             left &= !group;
         }
@@ -300,7 +302,8 @@ impl Warp {
             Some(m) if m == !0 => Ok(true),
             Some(m) => {
                 let lane = m.trailing_zeros();
-                let detail = format!("a matrix instruction needs all 32 lanes of the warp, {:#010x} have exited", !m);
+                let detail =
+                    format!("a matrix instruction needs all 32 lanes of the warp, {:#010x} have exited", !m);
                 Err(Trouble::new(FaultKind::MissingLanes, lane, detail))
             }
         }

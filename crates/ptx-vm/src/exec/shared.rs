@@ -53,10 +53,14 @@ impl Shared {
 
     fn range(&self, lane: usize, addr: u64, bytes: u64) -> Run<usize> {
         let (kind, detail) = if addr.checked_add(bytes).is_none_or(|end| end > self.bytes.len() as u64) {
-            let detail = format!("{bytes} bytes outside the block's {} bytes of shared memory", self.bytes.len());
+            let detail =
+                format!("{bytes} bytes outside the block's {} bytes of shared memory", self.bytes.len());
             (FaultKind::OutOfBounds, detail)
-        } else if addr % bytes.next_power_of_two().min(16) != 0 {
-            (FaultKind::Misaligned, format!("an access of {bytes} bytes needs an address that is a multiple of it"))
+        } else if !addr.is_multiple_of(bytes.next_power_of_two().min(16)) {
+            (
+                FaultKind::Misaligned,
+                format!("an access of {bytes} bytes needs an address that is a multiple of it"),
+            )
         } else {
             return Ok(addr as usize);
         };
@@ -105,7 +109,7 @@ impl Shared {
     pub fn row_is_fine(&mut self, base: u64, bytes: u32, warp: u32, touch: Touch, checks: Checks) -> bool {
         let total = u64::from(bytes) * LANES as u64;
         let inside = base.checked_add(total).is_some_and(|end| end <= self.bytes.len() as u64);
-        if !inside || base % u64::from(bytes.min(16)) != 0 {
+        if !inside || !base.is_multiple_of(u64::from(bytes.min(16))) {
             return false;
         }
         if checks == Checks::Off {
@@ -139,18 +143,23 @@ impl Shared {
             return Ok(());
         }
         let n = bytes as usize;
-        let trouble = |kind, at: usize, detail| Err(Trouble::at(kind, lane, MemorySpace::Shared, at as u64, detail));
-        if self.pending_total > 0 {
-            if let Some(i) = self.pending[at..at + n].iter().position(|&p| p > 0) {
-                let detail = "an asynchronous copy to this address was not waited for (cp.async.wait_group, \
-                              cp.async.wait_all or an mbarrier)";
-                return trouble(FaultKind::AsyncRead, at + i, detail.to_string());
-            }
+        let trouble =
+            |kind, at: usize, detail| Err(Trouble::at(kind, lane, MemorySpace::Shared, at as u64, detail));
+        if self.pending_total > 0
+            && let Some(i) = self.pending[at..at + n].iter().position(|&p| p > 0)
+        {
+            let detail = "an asynchronous copy to this address was not waited for (cp.async.wait_group, \
+                          cp.async.wait_all or an mbarrier)";
+            return trouble(FaultKind::AsyncRead, at + i, detail.to_string());
         }
         if touch == Touch::Write {
             self.mark(at, n);
         } else if let Some(b) = self.first_unwritten(at, n) {
-            return trouble(FaultKind::Uninitialised, b, "shared memory that no thread of the block wrote".into());
+            return trouble(
+                FaultKind::Uninitialised,
+                b,
+                "shared memory that no thread of the block wrote".into(),
+            );
         }
         if checks == Checks::All
             && let Some(races) = &mut self.races
@@ -168,7 +177,13 @@ impl Shared {
             && let Some(races) = &mut self.races
             && let Some(race) = races.touch(at, bytes as usize, warp, Touch::Write)
         {
-            return Err(Trouble::at(FaultKind::SharedRace, lane, MemorySpace::Shared, race.at as u64, race.detail));
+            return Err(Trouble::at(
+                FaultKind::SharedRace,
+                lane,
+                MemorySpace::Shared,
+                race.at as u64,
+                race.detail,
+            ));
         }
         if checks != Checks::Off {
             self.pending[at..at + bytes as usize].iter_mut().for_each(|p| *p = p.saturating_add(1));

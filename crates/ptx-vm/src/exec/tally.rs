@@ -149,7 +149,7 @@ pub(crate) fn shared(traffic: &mut SharedTraffic, addrs: &[u64; LANES], mask: u3
     traffic.bytes += u64::from(bytes) * u64::from(mask.count_ones());
     let (mut wavefronts, mut ideal) = (0, 0);
     for first in (0..LANES).step_by(lanes_per_phase) {
-        let part = mask & ((1u64 << lanes_per_phase) - 1 << first) as u32;
+        let part = mask & (((1u64 << lanes_per_phase) - 1) << first) as u32;
         if part != 0 {
             wavefronts += phase(addrs, part, words);
             ideal += 1;

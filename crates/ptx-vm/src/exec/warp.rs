@@ -61,7 +61,13 @@ pub(super) struct Running {
 
 impl Warp {
     /// Runs until the quantum is over or no path can go on.
-    pub fn run(&mut self, common: &mut Common, ctx: &Context, tally: &mut Tally, fuel: &mut u64) -> Run<Stop> {
+    pub fn run(
+        &mut self,
+        common: &mut Common,
+        ctx: &Context,
+        tally: &mut Tally,
+        fuel: &mut u64,
+    ) -> Run<Stop> {
         loop {
             let Some(next) = self.pick(common) else {
                 return Ok(if self.paths.is_empty() { Stop::Done } else { Stop::Blocked });

@@ -30,7 +30,7 @@ macro_rules! atomic_at {
         #[doc = concat!("The `", stringify!($atomic), "` at an address of the arena or of registered host memory.")]
         #[inline(always)]
         pub fn $name(&self, addr: u64) -> &$atomic {
-            debug_assert_eq!(addr % $align, 0);
+            debug_assert!(addr.is_multiple_of($align));
             // SAFETY: the callers in this module pass addresses that a live range of the table contains (or that
             // lie in the shadow's own map); the arena lives as long as `self`, registered memory by the contract
             // of `register_host`; atomics may alias atomics.
@@ -121,7 +121,12 @@ impl Arena {
 }
 
 /// Atomically replaces the word at `addr` by `f(old)`; returns the old value.
-pub(crate) fn word_update(arena: &Arena, addr: u64, width: AtomicWidth, mut f: impl FnMut(u64) -> u64) -> u64 {
+pub(crate) fn word_update(
+    arena: &Arena,
+    addr: u64,
+    width: AtomicWidth,
+    mut f: impl FnMut(u64) -> u64,
+) -> u64 {
     macro_rules! update {
         ($at:ident, $int:ty) => {{
             let cell = arena.$at(addr);

@@ -131,7 +131,12 @@ pub(super) fn near(before: Option<Block>, mut freed: impl Iterator<Item = (u64, 
     match before {
         Some(b) if addr < b.end => format!(" (the block at {:#x} ends at {:#x})", b.start, b.end),
         Some(b) if addr - b.end < 1 << 20 => {
-            format!(" ({} bytes after the end of the block of {} bytes at {:#x})", addr - b.end, b.end - b.start, b.start)
+            format!(
+                " ({} bytes after the end of the block of {} bytes at {:#x})",
+                addr - b.end,
+                b.end - b.start,
+                b.start
+            )
         }
         _ => String::new(),
     }

@@ -7,7 +7,13 @@ use super::Fragment;
 use crate::syntax::ast::{Fragment as Which, MatrixLayout, Shape, Type};
 
 /// The registers of D, A, B, C.
-pub(super) fn fragments(m: usize, n: usize, k: usize, rows: [Vec<u32>; 4], parts: [usize; 4]) -> [Fragment; 4] {
+pub(super) fn fragments(
+    m: usize,
+    n: usize,
+    k: usize,
+    rows: [Vec<u32>; 4],
+    parts: [usize; 4],
+) -> [Fragment; 4] {
     let [d, a, b, c] = rows;
     let make = |rows: Vec<u32>, parts: usize, len: usize, by_columns: bool| {
         let per_lane = rows.len() * parts;
@@ -40,7 +46,13 @@ pub(crate) struct FragmentMap {
 
 impl FragmentMap {
     /// `None` for a combination that does not exist.
-    pub fn new(shape: Shape, which: Which, ty: Type, order: MatrixLayout, registers: usize) -> Option<FragmentMap> {
+    pub fn new(
+        shape: Shape,
+        which: Which,
+        ty: Type,
+        order: MatrixLayout,
+        registers: usize,
+    ) -> Option<FragmentMap> {
         let (m, n, k) = shape.mnk();
         let (rows, cols) = match which {
             Which::A => (m, k),
@@ -59,9 +71,14 @@ impl FragmentMap {
         let accesses = registers * parts;
         let place = |a: usize, l: usize| {
             let x = (l * accesses + a) * step % (rows * cols);
-            if which == Which::B { ((x % rows) as u16, (x / rows) as u16) } else { ((x / cols) as u16, (x % cols) as u16) }
+            if which == Which::B {
+                ((x % rows) as u16, (x / rows) as u16)
+            } else {
+                ((x / cols) as u16, (x % cols) as u16)
+            }
         };
-        let places = (0..accesses).flat_map(|a| (0..32).map(move |l| (a, l))).map(|(a, l)| place(a, l)).collect();
+        let places =
+            (0..accesses).flat_map(|a| (0..32).map(move |l| (a, l))).map(|(a, l)| place(a, l)).collect();
         Some(FragmentMap {
             bytes: if packed { 4 } else { bits / 8 },
             parts: parts as u32,

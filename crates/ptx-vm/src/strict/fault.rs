@@ -70,13 +70,13 @@ pub struct Fault {
     /// What went wrong.
     pub kind: FaultKind,
     /// The module's name.
-    pub module: String,
+    pub module: Box<str>,
     /// The kernel launched.
-    pub kernel: String,
+    pub kernel: Box<str>,
     /// The line of the instruction in the module's source (0 when there is none).
     pub line: u32,
     /// The instruction as written.
-    pub text: String,
+    pub text: Box<str>,
     /// The block.
     pub block: [u32; 3],
     /// The thread in its block.
@@ -84,7 +84,7 @@ pub struct Fault {
     /// The address, for memory faults: as an offset for shared, local and param memory.
     pub address: Option<(MemorySpace, u64)>,
     /// What makes it wrong, in a sentence.
-    pub detail: String,
+    pub detail: Box<str>,
 }
 
 impl Fault {
@@ -92,14 +92,14 @@ impl Fault {
     pub(crate) fn bad_launch(kernel: &str, detail: String) -> Fault {
         Fault {
             kind: FaultKind::BadLaunch,
-            module: String::new(),
+            module: "".into(),
             kernel: kernel.into(),
             line: 0,
-            text: String::new(),
+            text: "".into(),
             block: [0; 3],
             thread: [0; 3],
             address: None,
-            detail,
+            detail: detail.into(),
         }
     }
 }

@@ -113,7 +113,9 @@ pub fn convert(bits: u64, how: &Conversion) -> u64 {
     match how.to {
         Number::Int { bits: width, signed } => float_to_int(value, width, signed, how),
         Number::Float(f) => finish(value.round(f, how.round), f, how),
-        Number::Tf32 => finish(value.round(Format::TF32, how.round), Format::TF32, how) << 13 | tf32_tail(value),
+        Number::Tf32 => {
+            finish(value.round(Format::TF32, how.round), Format::TF32, how) << 13 | tf32_tail(value)
+        }
         Number::E4m3 => e4m3_bits(value, how.round),
     }
 }

@@ -208,7 +208,13 @@ pub fn min_max(a: u64, b: u64, format: Format, how: MinMax) -> u64 {
     let (nx, ny) = (is_nan(x), is_nan(y));
     let first = if how.max { key(x) >= key(y) } else { key(x) <= key(y) };
     let ordered = if first { x } else { y };
-    let picked = if nx { y } else if ny { x } else { ordered };
+    let picked = if nx {
+        y
+    } else if ny {
+        x
+    } else {
+        ordered
+    };
     if (nx && ny) || (how.nan && (nx || ny)) {
         // The canonical NaN; f64 min and max quieten the NaN they return.
         return if format.man_bits == 52 { 0x7fff_ffff_ffff_ffff } else { format.canonical_nan() };

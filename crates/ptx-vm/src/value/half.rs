@@ -141,7 +141,11 @@ pub fn mul<H: Half>(a: u32, b: u32, post: Post) -> u32 {
     let (x, y) = (H::widen(post.input(a)), H::widen(post.input(b)));
     // The product is exact in f32 unless it is subnormal there (which bf16 can reach): then it is formed in f64.
     let product = x * y;
-    let bits = if product.abs() < f32::MIN_POSITIVE { H::narrow_odd(f64::from(x) * f64::from(y)) } else { H::narrow(product) };
+    let bits = if product.abs() < f32::MIN_POSITIVE {
+        H::narrow_odd(f64::from(x) * f64::from(y))
+    } else {
+        H::narrow(product)
+    };
     post.output::<H>(bits)
 }
 

@@ -129,17 +129,8 @@ impl Exact {
         finite(v < 0, v.unsigned_abs(), 0)
     }
 
-    /// Minus this.
-    pub fn neg(self) -> Exact {
-        match self {
-            Nan => Nan,
-            Inf(s) => Inf(!s),
-            Finite { sign, mant, exp, sticky } => Finite { sign: !sign, mant, exp, sticky },
-        }
-    }
-
     /// `self * other`; mantissas of at most 64 bits.
-    pub fn mul(self, other: Exact) -> Exact {
+    pub fn times(self, other: Exact) -> Exact {
         match (self, other) {
             (Nan, _) | (_, Nan) => Nan,
             (Inf(_), Finite { mant: 0, .. }) | (Finite { mant: 0, .. }, Inf(_)) => Nan,
@@ -189,7 +180,7 @@ impl Exact {
     }
 
     /// `self / other`; mantissas of at most 64 bits.
-    pub fn div(self, other: Exact) -> Exact {
+    pub fn over(self, other: Exact) -> Exact {
         match (self, other) {
             (Nan, _) | (_, Nan) | (Inf(_), Inf(_)) => Nan,
             (Inf(a), Finite { sign, .. }) => Inf(a ^ sign),
@@ -301,18 +292,18 @@ pub fn add(a: u64, b: u64, format: Format, mode: Round) -> u64 {
 
 /// `a * b` in `format`.
 pub fn mul(a: u64, b: u64, format: Format, mode: Round) -> u64 {
-    Exact::of(a, format).mul(Exact::of(b, format)).round(format, mode)
+    Exact::of(a, format).times(Exact::of(b, format)).round(format, mode)
 }
 
 /// `a * b + c` in `format`, rounded once.
 pub fn fma(a: u64, b: u64, c: u64, format: Format, mode: Round) -> u64 {
-    let product = Exact::of(a, format).mul(Exact::of(b, format));
+    let product = Exact::of(a, format).times(Exact::of(b, format));
     product.add(Exact::of(c, format), mode).round(format, mode)
 }
 
 /// `a / b` in `format`.
 pub fn div(a: u64, b: u64, format: Format, mode: Round) -> u64 {
-    Exact::of(a, format).div(Exact::of(b, format)).round(format, mode)
+    Exact::of(a, format).over(Exact::of(b, format)).round(format, mode)
 }
 
 /// The square root in `format`.
