@@ -182,7 +182,8 @@ fn run_kernel(run: &Run) -> Result<(), String> {
     let module = compile(&run.file)?;
     let kernel = pick(&module, run.entry.as_deref())?;
     if run.args.len() != kernel.params.len() {
-        let kinds: Vec<String> = kernel.params.iter().map(|p| format!("{} ({} bytes)", p.name, p.size)).collect();
+        let kinds: Vec<String> =
+            kernel.params.iter().map(|p| format!("{} ({} bytes)", p.name, p.size)).collect();
         return Err(format!("{} takes {}: {} --arg given", kernel.name, kinds.join(", "), run.args.len()));
     }
     let gpu = named(&run.device)?;
@@ -202,19 +203,31 @@ fn run_kernel(run: &Run) -> Result<(), String> {
             }
         };
         if value.len() != param.size {
-            return Err(format!("parameter {} has {} bytes; its --arg has {}", param.name, param.size, value.len()));
+            return Err(format!(
+                "parameter {} has {} bytes; its --arg has {}",
+                param.name,
+                param.size,
+                value.len()
+            ));
         }
         params[param.offset..param.offset + param.size].copy_from_slice(&value);
     }
-    let launch = Launch { grid: run.grid.0, block: run.block.0, shared_bytes: run.shared, params, cooperative: false };
+    let launch =
+        Launch { grid: run.grid.0, block: run.block.0, shared_bytes: run.shared, params, cooperative: false };
     let options = Options {
         checks: run.checks,
         seed: run.seed,
         threads: run.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        device: DeviceModel { sm: gpu.sm, sm_count: gpu.sm_count, clock_khz: gpu.clock_khz, ..DeviceModel::default() },
+        device: DeviceModel {
+            sm: gpu.sm,
+            sm_count: gpu.sm_count,
+            clock_khz: gpu.clock_khz,
+            ..DeviceModel::default()
+        },
         ..Options::default()
     };
-    let counters = ptx_vm::launch(&memory, &loaded, &kernel.name, &launch, &options).map_err(|e| e.to_string())?;
+    let counters =
+        ptx_vm::launch(&memory, &loaded, &kernel.name, &launch, &options).map_err(|e| e.to_string())?;
     for (name, buffer, address) in buffers {
         let mut bytes = vec![0; buffer.bytes.len()];
         memory.read(address, &mut bytes).map_err(|e| e.to_string())?;
@@ -224,7 +237,8 @@ fn run_kernel(run: &Run) -> Result<(), String> {
         }
     }
     if let Some(gpus) = &run.counters {
-        let row = report::Row { kernel: kernel.name.clone(), grid: launch.grid, block: launch.block, counters };
+        let row =
+            report::Row { kernel: kernel.name.clone(), grid: launch.grid, block: launch.block, counters };
         print!("{}", report::table(&[row], &all_named(gpus)?));
     }
     Ok(())

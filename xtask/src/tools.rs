@@ -23,7 +23,13 @@ const TOOLS: &[Tool] = &[
     tool("nvrtc", "nvidia-cuda-nvrtc", "compiles CUDA C++ to PTX", "nvrtc.h", false),
     tool("runtime", "nvidia-cuda-runtime", "the headers that CUDA C++ includes", "cuda.h", false),
     tool("triton", "triton", "compiles Triton kernels to PTX", "ptxas-blackwell", false),
-    tool("bindings", "cuda-bindings", "NVIDIA's Python driver bindings: a client of the stand-in", "cydriver.pxd", false),
+    tool(
+        "bindings",
+        "cuda-bindings",
+        "NVIDIA's Python driver bindings: a client of the stand-in",
+        "cydriver.pxd",
+        false,
+    ),
 ];
 
 const fn tool(

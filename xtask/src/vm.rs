@@ -167,7 +167,8 @@ fn run_cust(folder: &Path) -> Result<(), String> {
     let manifest = root.join("tests/clients/cust/Cargo.toml");
     let target = target_dir().join("cust");
     let (manifest, target_text) = (manifest.to_string_lossy(), target.to_string_lossy());
-    let arguments = ["build", "--release", "--quiet", "--manifest-path", &*manifest, "--target-dir", &*target_text];
+    let arguments =
+        ["build", "--release", "--quiet", "--manifest-path", &*manifest, "--target-dir", &*target_text];
     build(&arguments, &[("CUDA_LIBRARY_PATH", folder.as_os_str())])?;
     let settings = Settings { checks: Some("all".into()), ..Settings::default() };
     let status = on_vm(&mut Command::new(target.join("release/cust-client")), folder, &settings)
@@ -182,7 +183,8 @@ mod tests {
 
     #[test]
     fn settings_become_environment() {
-        let settings = Settings { device: Some("a100".into()), seed: Some(7), log: true, ..Settings::default() };
+        let settings =
+            Settings { device: Some("a100".into()), seed: Some(7), log: true, ..Settings::default() };
         let expected =
             [("FERROTUNE_VM_DEVICE", "a100"), ("FERROTUNE_VM_SEED", "7"), ("FERROTUNE_VM_LOG", "1")];
         assert_eq!(settings.environment(), expected.map(|(name, value)| (name, OsString::from(value))));

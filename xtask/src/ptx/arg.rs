@@ -93,13 +93,18 @@ impl Kind {
             Class::Signed => (-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
             _ => (-(1 << (bits - 1)), (1 << bits) - 1),
         };
-        if (low..=high).contains(&value) { Ok(value.to_le_bytes()[..self.bytes].to_vec()) } else { Err(wrong()) }
+        if (low..=high).contains(&value) {
+            Ok(value.to_le_bytes()[..self.bytes].to_vec())
+        } else {
+            Err(wrong())
+        }
     }
 
     /// The first `count` elements, and how many there are.
     pub fn show(self, bytes: &[u8], count: usize) -> String {
         let all = bytes.len() / self.bytes;
-        let shown: Vec<String> = bytes.chunks_exact(self.bytes).take(count).map(|e| self.show_one(e)).collect();
+        let shown: Vec<String> =
+            bytes.chunks_exact(self.bytes).take(count).map(|e| self.show_one(e)).collect();
         let more = if all > count { format!(" ... ({all} in all)") } else { String::new() };
         format!("{}{more}", shown.join(" "))
     }
@@ -128,9 +133,12 @@ impl FromStr for Arg {
         let mut parts = text.splitn(3, ':');
         let (first, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
         match (first, second, third) {
-            ("zeros" | "ones" | "iota" | "file", Some(kind), Some(rest)) => buffer(first, kind.parse()?, rest),
+            ("zeros" | "ones" | "iota" | "file", Some(kind), Some(rest)) => {
+                buffer(first, kind.parse()?, rest)
+            }
             (kind, Some(value), None) => Ok(Arg::Scalar(kind.parse::<Kind>()?.parse(value)?)),
-            _ => Err("want TYPE:VALUE, zeros:TYPE:COUNT, ones:TYPE:COUNT, iota:TYPE:COUNT or file:TYPE:PATH".into()),
+            _ => Err("want TYPE:VALUE, zeros:TYPE:COUNT, ones:TYPE:COUNT, iota:TYPE:COUNT or file:TYPE:PATH"
+                .into()),
         }
     }
 }

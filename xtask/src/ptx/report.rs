@@ -59,7 +59,12 @@ fn show(out: &mut String, i: usize, row: &Row, gpus: &[&Gpu]) -> std::fmt::Resul
     for (class, executed) in classes {
         let share = 100.0 * executed.warps as f64 / total.max(1) as f64;
         let lanes = executed.lanes as f64 / executed.warps as f64;
-        writeln!(out, "    {:14} {:>10}  {share:5.1} %  {lanes:4.1} lanes", name(*class), count(executed.warps))?;
+        writeln!(
+            out,
+            "    {:14} {:>10}  {share:5.1} %  {lanes:4.1} lanes",
+            name(*class),
+            count(executed.warps)
+        )?;
     }
     for (what, traffic) in
         [("reads", &c.global_loads), ("writes", &c.global_stores), ("atomics", &c.global_atomics)]
@@ -67,22 +72,38 @@ fn show(out: &mut String, i: usize, row: &Row, gpus: &[&Gpu]) -> std::fmt::Resul
         if traffic.requests > 0 {
             let (bytes, moved) = (count(traffic.bytes), count(32 * traffic.sectors));
             let efficiency = 100.0 * traffic.efficiency();
-            writeln!(out, "  global {what:8} {bytes}B asked, {moved}B in sectors, {efficiency:.1} % sector efficiency")?;
+            writeln!(
+                out,
+                "  global {what:8} {bytes}B asked, {moved}B in sectors, {efficiency:.1} % sector efficiency"
+            )?;
         }
     }
     for (what, traffic) in [("reads", &c.shared_loads), ("writes", &c.shared_stores)] {
         if traffic.requests > 0 {
             let (waves, conflicts) = (count(traffic.wavefronts), count(traffic.conflicts));
-            writeln!(out, "  shared {what:8} {}B, {waves} wavefronts, {conflicts} bank conflicts", count(traffic.bytes))?;
+            writeln!(
+                out,
+                "  shared {what:8} {}B, {waves} wavefronts, {conflicts} bank conflicts",
+                count(traffic.bytes)
+            )?;
         }
     }
     if c.mma_macs > 0 {
         let share = 100.0 * c.mma_share();
-        writeln!(out, "  mma           {} multiply-adds, {share:.1} % of the main loop's instructions", count(c.mma_macs))?;
+        writeln!(
+            out,
+            "  mma           {} multiply-adds, {share:.1} % of the main loop's instructions",
+            count(c.mma_macs)
+        )?;
     }
     for gpu in gpus {
         let (seconds, limit) = predict(c, gpu);
-        writeln!(out, "  predicted     {:8} {} limited by {limit} (roofline, not measured)", gpu.key, time(seconds))?;
+        writeln!(
+            out,
+            "  predicted     {:8} {} limited by {limit} (roofline, not measured)",
+            gpu.key,
+            time(seconds)
+        )?;
     }
     Ok(())
 }
@@ -200,7 +221,13 @@ mod tests {
         });
         let rows = parse(&serde_json::json!({ "format": 1, "launches": [launch] }).to_string()).unwrap();
         let table = table(&rows, &[gpu()]);
-        for part in ["launch 0: k, grid 2x1x1, block 64x1x1", "f32", "75.0 %", "50.0 % sector efficiency", "predicted"] {
+        for part in [
+            "launch 0: k, grid 2x1x1, block 64x1x1",
+            "f32",
+            "75.0 %",
+            "50.0 % sector efficiency",
+            "predicted",
+        ] {
             assert!(table.contains(part), "{part} is missing in\n{table}");
         }
         assert!(parse("{}").is_err() && parse("[").is_err());
