@@ -264,7 +264,7 @@ fn divergent_barrier() {
     case(warps).trips(FaultKind::DivergentBarrier, "bar.sync");
     let counted = warps.replace("bar.sync 2;", "bar.sync 2, 32;").replace("bar.sync 3;", "bar.sync 3, 32;");
     case(&counted).passes();
-    case("bar.sync 1, 48;").trips(FaultKind::DivergentBarrier, "bar.sync");
+    case("mov.u32 %r4, 48;\nbar.sync 1, %r4;").trips(FaultKind::DivergentBarrier, "bar.sync");
     case("bar.sync %r1;\n").trips(FaultKind::DivergentBarrier, "bar.sync");
 }
 
