@@ -98,7 +98,7 @@ fn divergent_loops() {
             if x == 1 {
                 return count;
             }
-            x = if x % 2 == 0 { x / 2 } else { 3 * x + 1 };
+            x = if x.is_multiple_of(2) { x / 2 } else { 3 * x + 1 };
         }
         u32::MAX
     };
@@ -127,7 +127,7 @@ fn nested_divergence() {
         for (i, x) in cells.iter_mut().enumerate() {
             let y = old[(i + 1) % 128];
             *x = match *x & 3 {
-                0 if y < 64 && y % 2 == 0 => *x ^ y,
+                0 if y < 64 && y.is_multiple_of(2) => *x ^ y,
                 0 if y < 64 => x.wrapping_mul(5).wrapping_add(y),
                 0 => x.wrapping_add(y),
                 1 => y.wrapping_sub(*x),

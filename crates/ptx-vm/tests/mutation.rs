@@ -45,7 +45,9 @@ fn run(source: &str) {
             let _ = layout::layout(&module);
             for function in &module.functions {
                 let flow = flow::flow(function);
-                assert!((1..=255).contains(&flow::registers(&module, function, &flow)) || function.body.is_none());
+                assert!(
+                    (1..=255).contains(&flow::registers(&module, function, &flow)) || function.body.is_none()
+                );
             }
         }
     }
@@ -64,7 +66,8 @@ fn cut_anywhere() {
 
 #[test]
 fn enormous_numbers_and_depths_are_refused() {
-    let module = |body: &str| format!(".version 8.0\n.target sm_80\n.address_size 64\n.entry k() {{ {body} ret; }}");
+    let module =
+        |body: &str| format!(".version 8.0\n.target sm_80\n.address_size 64\n.entry k() {{ {body} ret; }}");
     for body in [
         ".reg .b32 %r<18446744073709551615>;".to_owned(),
         ".shared .b8 x[4294967295][4294967295];".to_owned(),

@@ -165,7 +165,8 @@ impl Warp {
             let (base, total) = (addrs[0], bytes * LANES as u32);
             tally::global_row(traffic, base, bytes);
             let hit = &mut self.hits[direction as usize];
-            let inside = ctx.view.contains(hit, base, total.into()) && base.is_multiple_of(u64::from(bytes.min(16)));
+            let inside =
+                ctx.view.contains(hit, base, total.into()) && base.is_multiple_of(u64::from(bytes.min(16)));
             if inside && ctx.races.is_none() {
                 if ctx.checks == Checks::Off {
                     return Ok(());

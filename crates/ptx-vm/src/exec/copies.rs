@@ -135,8 +135,9 @@ pub(super) fn land(
             let mut at = 0;
             while at < n {
                 // The largest aligned piece.
-                let step =
-                    [8, 4, 2, 1].into_iter().find(|s| at + s <= n && (e.src + at as u64).is_multiple_of(*s as u64));
+                let step = [8, 4, 2, 1]
+                    .into_iter()
+                    .find(|s| at + s <= n && (e.src + at as u64).is_multiple_of(*s as u64));
                 let step = step.unwrap_or(1);
                 let word = ctx.view.load(e.src + at as u64, step as u32).to_le_bytes();
                 data[at..at + step].copy_from_slice(&word[..step]);

@@ -412,6 +412,23 @@ impl Module {
     }
 }
 
+impl Function {
+    /// What a caller sees of a parameter or return value.
+    pub fn signature(&self, formal: Formal) -> Signature {
+        match formal {
+            Formal::Param(i) => {
+                let v = &self.variables[i as usize];
+                Signature { register: false, ty: v.ty, bytes: v.bytes, align: v.align }
+            }
+            Formal::Reg(reg) => {
+                let ty = self.registers[reg.0 as usize].ty;
+                let bytes = ty.bytes() as u64;
+                Signature { register: true, ty, bytes, align: bytes }
+            }
+        }
+    }
+}
+
 impl Immediate {
     /// The bits of the constant as a value of `ty`: integers are cut to the width, floats are rounded to the
     /// nearest even. An integer constant for a floating type is the bits of that float.

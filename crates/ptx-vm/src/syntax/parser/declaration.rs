@@ -96,8 +96,10 @@ impl<'s> Parser<'s> {
                     match self.dot() {
                         Some("managed") => shape.managed = true,
                         _ => {
-                            return self
-                                .fail(Reason::Unsupported, "only the attribute .managed is supported".into());
+                            return self.fail(
+                                Reason::Unsupported,
+                                "only the attribute .managed is supported".into(),
+                            );
                         }
                     }
                     self.advance();

@@ -8,6 +8,7 @@ mod directive;
 mod expression;
 mod function;
 mod instruction;
+mod label;
 mod module;
 mod operand;
 
