@@ -99,3 +99,17 @@ fn approximations_move_under_a_seed() {
     assert!(plain.iter().zip(&moved).all(|(a, b)| a.abs_diff(*b) <= 1));
     assert!(plain != moved, "nothing moved");
 }
+
+/// Lanes that spin may meet at a join inside their loop without end; a lane that waits outside must go on all the same.
+#[test]
+fn a_join_inside_a_spin_loop_holds_nobody_back() {
+    let body = "LOOP:\natom.global.cas.b32 %r4, [%rd1], 0, 1;\nsetp.eq.u32 %p1, %r4, 0;\n@%p1 bra GOT;\n\
+                and.b32 %r5, %r1, 1;\nsetp.eq.u32 %p2, %r5, 0;\n@%p2 bra EVEN;\nadd.u32 %r6, %r6, 1;\nEVEN:\nbra LOOP;\n\
+                GOT:\nld.volatile.global.u32 %r5, [%rd1+4];\nadd.u32 %r5, %r5, 1;\nst.volatile.global.u32 [%rd1+4], %r5;\nmembar.gl;\natom.global.exch.b32 %r6, [%rd1], 0;";
+    for seed in [None, Some(1), Some(6)] {
+        let gpu = Gpu::new("inner join", &kernel(body));
+        let at = gpu.upload(&[0u32, 0]);
+        gpu.run("k", [2, 1, 1], [64, 1, 1], &[U64(at)], &options(seed));
+        assert_eq!(gpu.download::<u32>(at, 2), [0, 128], "{seed:?}");
+    }
+}

@@ -142,7 +142,6 @@ impl Warp {
         }
         let generation = one.generation;
         tally.counters.barriers += 1;
-        self.polls = 0;
         common.complete_barrier(id);
         if matches!(b.kind, BarrierKind::Arrive) {
             return Ok(Step::Next);

@@ -2,7 +2,7 @@
 use super::barrier::Barriers;
 use super::context::{Context, Rng, Trouble};
 use super::copies::Copies;
-use super::paths::{CallFrame, Path, State};
+use super::paths::{CallFrame, PATIENCE, Path, State};
 use super::regs::Regs;
 use super::shared::Shared;
 use super::tally::Tally;
@@ -45,8 +45,8 @@ pub(crate) struct Block {
     warps: Vec<Warp>,
     /// The warp whose turn it is.
     turn: usize,
-    /// The adversary lets this warp run as far as it can.
-    ahead: Option<usize>,
+    /// The adversary lets this warp run as far as it can. With its polls when it began.
+    ahead: Option<(usize, u64)>,
 }
 
 impl Common {
@@ -175,17 +175,20 @@ impl Block {
 
     fn choose(&mut self, count: usize) -> usize {
         if let Some(rng) = &mut self.common.rng {
-            if let Some(w) = self.ahead
-                && !self.warps[w].paths.is_empty()
+            if let Some((w, polls)) = self.ahead
                 && rng.below(64) != 0
             {
-                // Once the warp that runs ahead is blocked, everybody has a turn.
-                let ready = self.warps[w].paths.iter().any(|p| p.state == State::Ready);
-                if ready {
+                // Once the warp that runs ahead is blocked, or spins on what another one has to write, everybody
+                // has a turn: a lead that lasts does not find more, it only stands still.
+                let warp = &self.warps[w];
+                if warp.polls - polls < PATIENCE && warp.paths.iter().any(|p| p.state == State::Ready) {
                     return w;
                 }
             }
-            self.ahead = (rng.below(4) == 0).then(|| rng.below(count as u64) as usize);
+            self.ahead = (rng.below(4) == 0).then(|| {
+                let w = rng.below(count as u64) as usize;
+                (w, self.warps[w].polls)
+            });
             // A random start, then round: every warp is reached.
             self.turn =
                 if rng.below(2) == 0 { rng.below(count as u64) as usize } else { (self.turn + 1) % count };
@@ -199,7 +202,7 @@ impl Block {
     fn quantum(&mut self, at: usize) -> u64 {
         match &mut self.common.rng {
             None => QUANTUM,
-            Some(_) if self.ahead == Some(at) => QUANTUM,
+            Some(_) if self.ahead.is_some_and(|(w, _)| w == at) => QUANTUM,
             Some(rng) => 1 + rng.below(1 << rng.clone().below(9)),
         }
     }

@@ -101,7 +101,6 @@ impl Warp {
                     let over = word & PHASE != old;
                     regs.set_pred(dst, 1 << l, if over { !0 } else { 0 });
                     if over {
-                        self.polls = 0;
                         self.hand_on(addr, common, ctx);
                     }
                 }

@@ -5,8 +5,10 @@
 //! one path. A loop whose lanes leave one by one needs one join, not one per iteration.
 //!
 //! A join is a convenience, not a promise: lanes that spin on a value which a lane parked at the join would write
-//! must not wait forever (independent thread scheduling). So after [`PATIENCE`] polls of memory the join lets go of
-//! the parked lanes, and when lanes wait at a `.sync` instruction for parked ones it does so at once.
+//! must not wait forever (independent thread scheduling). So a join at which nobody has arrived for [`PATIENCE`] polls of
+//! memory lets go of the parked lanes, and when lanes wait at a `.sync` instruction for parked ones it does so at once.
+//! The polls are counted for each join by itself: lanes that spin may meet at joins inside their loop forever, which
+//! is no progress for a lane that waits outside of it.
 use super::block::Common;
 use super::context::{Run, Trouble};
 use super::regs::{Regs, Slot};
@@ -15,8 +17,8 @@ use super::warp::{Running, Step, Warp};
 use crate::decode::program::NONE;
 use crate::strict::FaultKind;
 
-/// Polls of shared state, with lanes parked at a join, after which the join gives way.
-const PATIENCE: u32 = 256;
+/// Polls of shared state after which a warp counts as spinning: a join where lanes are parked gives way then.
+pub(super) const PATIENCE: u64 = 256;
 
 /// What a path waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub(crate) struct Join {
     pub expected: u32,
     pub arrived: u32,
     pub parent: u32,
+    /// The warp's polls when lanes arrived last.
+    pub since: u64,
 }
 
 /// A function call in progress.
@@ -93,10 +97,8 @@ impl Warp {
                 }
             }
         }
-        if self.polls > PATIENCE && self.joins.iter().any(|j| j.arrived != 0) {
-            self.polls = 0;
-            self.release_joins();
-        }
+        let polls = self.polls;
+        self.release_joins(|j| polls - j.since > PATIENCE);
     }
 
     /// Parks the running path in a state.
@@ -106,9 +108,9 @@ impl Warp {
 
     /// The running path has reached its join. True when everybody has: it goes on for all of them.
     pub(super) fn arrive(&mut self, run: &mut Running) -> bool {
-        self.polls = 0;
         let j = &mut self.joins[run.join as usize];
         j.arrived |= run.mask;
+        j.since = self.polls;
         if j.arrived != j.expected {
             return false;
         }
@@ -133,7 +135,14 @@ impl Warp {
         if pc == NONE || pc == run.join_pc {
             return run.join;
         }
-        let join = Join { pc, frame: run.frame, expected: run.mask, arrived: 0, parent: run.join };
+        let join = Join {
+            pc,
+            frame: run.frame,
+            expected: run.mask,
+            arrived: 0,
+            parent: run.join,
+            since: self.polls,
+        };
         self.joins.push(join);
         self.joins.len() as u32 - 1
     }
@@ -151,7 +160,9 @@ impl Warp {
         let (now, later) =
             if target == run.join_pc { (other_side, taken_side) } else { (taken_side, other_side) };
         if later.pc == run.join_pc {
-            self.joins[join as usize].arrived |= later.mask;
+            let j = &mut self.joins[join as usize];
+            j.arrived |= later.mask;
+            j.since = self.polls;
         } else {
             self.paths.push(later);
         }
@@ -216,12 +227,12 @@ impl Warp {
         }
     }
 
-    /// Lets parked lanes go on without waiting. False when none are parked.
-    pub(super) fn release_joins(&mut self) -> bool {
+    /// Lets the lanes parked at the joins that `which` names go on without waiting. False when there are none.
+    pub(super) fn release_joins(&mut self, which: impl Fn(&Join) -> bool) -> bool {
         let mut any = false;
         for at in 0..self.joins.len() {
             let j = &mut self.joins[at];
-            if j.arrived != 0 {
+            if j.arrived != 0 && which(j) {
                 let path =
                     Path { pc: j.pc, mask: j.arrived, frame: j.frame, join: j.parent, state: State::Ready };
                 j.expected &= !j.arrived;
@@ -236,7 +247,6 @@ impl Warp {
     /// Lanes end.
     pub(super) fn exit(&mut self, run: &mut Running, mask: u32, common: &mut Common) -> Step {
         self.live &= !mask;
-        self.polls = 0;
         common.live[self.id as usize] = self.live;
         run.mask &= !mask;
         let mut frame = run.frame;
@@ -291,7 +301,6 @@ impl Warp {
                 at += 1;
             }
         }
-        self.polls = 0;
         Some(all)
     }
 

@@ -41,8 +41,8 @@ pub(crate) struct Warp {
     pub local: Vec<Vec<u8>>,
     /// Blocks of memory hit last, by loads and by stores.
     pub hits: [Hit; 4],
-    /// Accesses through which a lane may be waiting for another one, since the last path ended or joined.
-    pub polls: u32,
+    /// Accesses so far through which a lane may have been waiting for another one.
+    pub polls: u64,
     /// Instruction executed last, for faults.
     pub at: u32,
     pub rng: Option<Rng>,
@@ -96,7 +96,7 @@ impl Warp {
             return found;
         }
         // Lanes wait at a `.sync` for lanes that wait at a join: the join gives way.
-        if self.release_joins() { self.pick(common) } else { None }
+        if self.release_joins(|_| true) { self.pick(common) } else { None }
     }
 
     fn run_path(
