@@ -82,7 +82,7 @@ fn enormous_numbers_and_depths_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Some pieces of the text removed, doubled, or replaced by others of its pieces.
     #[test]

@@ -241,21 +241,7 @@ impl Form {
                 let (_, s) = element.words.iter().find(|(w, _)| w == word && !used[i])?;
                 Some((i, *s))
             });
-            // `ptxas` takes the same word twice; it means what it means once.
-            let repeated = || {
-                !is_type
-                    && self
-                        .elements
-                        .iter()
-                        .zip(used)
-                        .any(|(e, u)| u && e.words.iter().any(|(w, _)| w == word))
-            };
-            let Some((i, s)) = place else {
-                if repeated() {
-                    continue;
-                }
-                return None;
-            };
+            let (i, s) = place?;
             used[i] = true;
             if is_type {
                 next_type = i + 1;

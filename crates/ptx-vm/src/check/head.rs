@@ -35,7 +35,6 @@ const ALIASES: &[(&str, Opcode, &[&str])] = &[
     ("bar.red", Opcode::BarrierRed, &["aligned"]),
     ("bar.cta.red", Opcode::BarrierRed, &["aligned"]),
     ("barrier.cta.red", Opcode::BarrierRed, &[]),
-    ("mma.sp::ordered_metadata", Opcode::MmaSp, &["ordered_metadata"]),
 ];
 
 /// Instructions that exist and that this VM refuses, by the first words of their spelling.
@@ -71,6 +70,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("vmin4", "video instructions are not supported"),
     ("vmax4", "video instructions are not supported"),
     ("vset4", "video instructions are not supported"),
+    ("mma.sp", "sparse matrices are not supported; expand A to its zeros and use mma.sync"),
+    ("mma.sp::ordered_metadata", "sparse matrices are not supported; expand A to its zeros and use mma.sync"),
     ("cp.async.bulk", "bulk copies need sm_90"),
     ("cp.reduce.async.bulk", "bulk copies need sm_90"),
     ("st.async", "asynchronous stores need sm_90"),
@@ -212,6 +213,12 @@ fn no_such_form(op: Opcode, words: &[&str], forms: &[Form]) -> String {
         |word: &str| forms.iter().any(|f| f.elements.iter().any(|e| e.words.iter().any(|(w, _)| *w == word)));
     if let Some(word) = words.iter().find(|w| !known(w)) {
         return format!("`.{word}` is no modifier or type of `{}`", op.word());
+    }
+    let twice = |(i, word): &(usize, &&str)| {
+        crate::syntax::ast::Type::from_word(word).is_none() && words[..*i].contains(*word)
+    };
+    if let Some((_, word)) = words.iter().enumerate().find(twice) {
+        return format!("`.{word}` stands twice on `{}`", op.word());
     }
     // The row that needs the fewest changes.
     let distance = |form: &Form| {

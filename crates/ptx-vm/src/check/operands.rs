@@ -32,10 +32,7 @@ pub(super) fn register_fits(reg: Type, ty: Type, relaxed: bool) -> bool {
     let width = if relaxed { reg.bits() >= ty.bits() } else { reg.bits() == ty.bits() };
     match ty.class() {
         Class::Bits => width,
-        // As `ptxas` has it, a packed pair also passes for a 32-bit integer.
-        Class::Signed | Class::Unsigned => {
-            width && (reg.is_integer() || reg.class() == Class::Bits || (reg == Type::F16x2 && !relaxed))
-        }
+        Class::Signed | Class::Unsigned => width && (reg.is_integer() || reg.class() == Class::Bits),
         _ => reg == ty || (width && reg.class() == Class::Bits),
     }
 }

@@ -52,7 +52,7 @@ fn by_operation(op: Opcode, word: &str, mods: &mut Modifiers) -> bool {
         }
         Opcode::Membar | Opcode::Fence if word == "alias" => set!(mods.proxy, Proxy, word),
         Opcode::Membar | Opcode::Fence if word == "proxy" => true,
-        Opcode::Mma | Opcode::MmaSp | Opcode::WmmaMma if word == "popc" => {
+        Opcode::Mma | Opcode::WmmaMma if word == "popc" => {
             mods.popc = true;
             true
         }
@@ -79,7 +79,6 @@ fn flag(word: &str, mods: &mut Modifiers) -> bool {
         "aligned" => &mut mods.aligned,
         "uni" => &mut mods.uniform,
         "trans" => &mut mods.trans,
-        "ordered_metadata" => &mut mods.ordered_metadata,
         "noComplete" => &mut mods.no_complete,
         "noinc" => &mut mods.noinc,
         "parity" => &mut mods.parity,

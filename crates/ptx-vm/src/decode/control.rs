@@ -43,9 +43,6 @@ impl Decoder<'_> {
                 self.emit(Kind::MoveMatrix { dst, src }, None, Class::Matrix);
                 self.finish_skip(skip);
             }
-            MmaSp => {
-                return self.refuse("sparse matrix instructions (mma.sp) are not executed by this machine");
-            }
             Bra => {
                 let OperandKind::Label(target) = i.operands[0].kind else {
                     return self.refuse("the target of a branch is not a label");

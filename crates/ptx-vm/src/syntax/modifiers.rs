@@ -256,8 +256,6 @@ pub struct Modifiers {
     pub trans: bool,
     /// `.x1`, `.x2`, `.x4` of `ldmatrix`
     pub count: Option<u8>,
-    /// `mma.sp::ordered_metadata`
-    pub ordered_metadata: bool,
     /// `fence.proxy.alias`
     pub proxy: Option<Proxy>,
     /// `.noComplete` of `mbarrier.arrive`

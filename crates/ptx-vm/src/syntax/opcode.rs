@@ -39,7 +39,7 @@ words! {
         MbarrierArriveDrop = "mbarrier.arrive_drop", MbarrierTestWait = "mbarrier.test_wait",
         MbarrierPendingCount = "mbarrier.pending_count",
         // matrices (9.7.14)
-        WmmaLoad = "wmma.load", WmmaStore = "wmma.store", WmmaMma = "wmma.mma", Mma = "mma", MmaSp = "mma.sp",
+        WmmaLoad = "wmma.load", WmmaStore = "wmma.store", WmmaMma = "wmma.mma", Mma = "mma",
         Ldmatrix = "ldmatrix", Movmatrix = "movmatrix",
         // stack (9.7.17) and the rest (9.7.19)
         StackSave = "stacksave", StackRestore = "stackrestore", Alloca = "alloca", Brkpt = "brkpt",

@@ -131,7 +131,6 @@ fn operand(form: &Form, words: &Words, i: usize, prefix: fn(Type) -> &'static st
         Constant => match form.op {
             Opcode::CpAsync => "16".into(),
             Opcode::Discard | Opcode::ApplyPriority => "128".into(),
-            Opcode::MmaSp => "0".into(),
             _ => "1".into(),
         },
         Pack | Unpack => match ty.bits() {
@@ -155,9 +154,7 @@ fn operand(form: &Form, words: &Words, i: usize, prefix: fn(Type) -> &'static st
 fn instruction(form: &Form, words: &Words, operands: &[String]) -> String {
     let mut text = form.op.word().to_owned();
     for word in words {
-        // The one word that is spelled as part of the mnemonic.
-        let separator = if *word == "ordered_metadata" { "::" } else { "." };
-        text.push_str(&format!("{separator}{word}"));
+        text.push_str(&format!(".{word}"));
     }
     if !operands.is_empty() {
         text.push_str(&format!(" {}", operands.join(", ")));

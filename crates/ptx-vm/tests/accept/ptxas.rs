@@ -1,6 +1,6 @@
 //! The real assembler, when there is one: `FERROTUNE_PTXAS` or `ptxas` on the path.
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where the assembler is.
@@ -14,7 +14,7 @@ pub fn find() -> Option<PathBuf> {
 /// Which of the lines the assembler refuses. All are assembled at once; those it complains about are taken out and the
 /// rest is assembled again until it is content.
 pub fn rejected(
-    ptxas: &PathBuf,
+    ptxas: &Path,
     arch: u32,
     module: &dyn Fn(&[Option<&str>]) -> (String, u32),
     lines: &[&str],

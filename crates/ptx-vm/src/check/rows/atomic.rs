@@ -74,17 +74,11 @@ const ATOM_HINT: &[Row] = &[
         .since(7, 4, 80),
 ];
 
-const CAS: &[Row] = &[
-    row(
-        "atom ?relaxed@6.0/70|acquire@6.0/70|release@6.0/70|acq_rel@6.0/70 ?$scope ?global|$shared .cas .b16@6.3/70|b32|b64",
-        "d_ m a a",
-    ),
-    row(
-        "atom ?relaxed|acquire|release|acq_rel ?$scope ?global .cas .L2::cache_hint .b16|b32|b64",
-        "d_ m a a a:u64",
-    )
-    .since(7, 4, 80),
-];
+/// `ptxas` takes no cache hint on these, whatever the ISA says.
+const CAS: &[Row] = &[row(
+    "atom ?relaxed@6.0/70|acquire@6.0/70|release@6.0/70|acq_rel@6.0/70 ?$scope ?global|$shared .cas .b16@6.3/70|b32|b64",
+    "d_ m a a",
+)];
 
 pub(super) const ROWS: &[Row] = &{
     const N: usize = ATOM.len() + RED.len() + ATOM_HINT.len() + CAS.len();

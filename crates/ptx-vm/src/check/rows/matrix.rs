@@ -1,4 +1,4 @@
-//! Matrices: `wmma`, `mma`, `mma.sp`, `ldmatrix`, `movmatrix` (9.7.14).
+//! Matrices: `wmma`, `mma`, `ldmatrix`, `movmatrix` (9.7.14).
 //!
 //! The counts are registers per thread: rows times columns of the operand, over 32 threads, over the elements that one
 //! register holds.
@@ -98,20 +98,6 @@ pub(super) const ROWS: &[Row] = &[
     row("mma .sync .aligned .m16n8k32 .row .col .f16 .e4m3|e5m2 .e4m3|e5m2 .f16", "d2:f16x2 r4:b32 r2:b32 r2:f16x2").since(8, 7, 89),
     row("mma .sync .aligned .m16n8k16 .row .col .f32 .e4m3|e5m2 .e4m3|e5m2 .f32", "d4 r2:b32 r1:b32 r4").since(8, 7, 89),
     row("mma .sync .aligned .m16n8k16 .row .col .f16 .e4m3|e5m2 .e4m3|e5m2 .f16", "d2:f16x2 r2:b32 r1:b32 r2:f16x2").since(8, 7, 89),
-    // mma.sp: A holds half of the values, metadata says which
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k16 .row .col .f16 .f16 .f16 .f16", "d2:f16x2 r2:f16x2 r2:f16x2 r2:f16x2 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k16 .row .col .f32 .f16 .f16 .f32", "d4 r2:f16x2 r2:f16x2 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k32 .row .col .f16 .f16 .f16 .f16", "d2:f16x2 r4:f16x2 r4:f16x2 r2:f16x2 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k32 .row .col .f32 .f16 .f16 .f32", "d4 r4:f16x2 r4:f16x2 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k16 .row .col .f32 .bf16 .bf16 .f32", "d4 r2:b32 r2:b32 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k32 .row .col .f32 .bf16 .bf16 .f32", "d4 r4:b32 r4:b32 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k8 .row .col .f32 .tf32 .tf32 .f32", "d4 r2:b32 r2:b32 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k16 .row .col .f32 .tf32 .tf32 .f32", "d4 r4:b32 r4:b32 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k32 .row .col ?satfinite .s32 .u8|s8 .u8|s8 .s32", "d4 r2:b32 r2:b32 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k64 .row .col ?satfinite .s32 .u8|s8 .u8|s8 .s32", "d4 r4:b32 r4:b32 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k64 .row .col ?satfinite .s32 .u4|s4 .u4|s4 .s32", "d4 r2:b32 r2:b32 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k128 .row .col ?satfinite .s32 .u4|s4 .u4|s4 .s32", "d4 r4:b32 r4:b32 r4 r:b32 i").since(7, 1, 80),
-    row("mma.sp ?ordered_metadata@8.5/80 .sync .aligned .m16n8k64 .row .col .f32 .e4m3|e5m2 .e4m3|e5m2 .f32", "d4 r4:b32 r4:b32 r4 r:b32 i").since(8, 4, 89),
     // moving 8 x 8 matrices
     row("ldmatrix .sync .aligned .m8n8 .x1 ?trans ?$shared .b16", "d1:b32 m").since(6, 5, 75),
     row("ldmatrix .sync .aligned .m8n8 .x2 ?trans ?$shared .b16", "d2:b32 m").since(6, 5, 75),

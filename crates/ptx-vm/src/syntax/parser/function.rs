@@ -31,9 +31,9 @@ impl<'s> Parser<'s> {
         self.table_uses.clear();
         if kind == FunctionKind::Func && self.at(b'(') {
             let returns = self.formals()?;
-            if returns.len() > 1 {
-                let message = "several return values: pack them into one .param array".into();
-                return self.fail(Reason::Unsupported, message);
+            if returns.len() > 1 && returns.iter().any(|r| matches!(r, Formal::Param(_))) {
+                let message = "several return values are .reg; or pack them into one .param array".into();
+                return self.fail(Reason::Invalid, message);
             }
             self.building().returns = returns;
         }
