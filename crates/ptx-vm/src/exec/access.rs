@@ -12,7 +12,7 @@ use crate::counters::{GlobalTraffic, SharedTraffic};
 use crate::decode::program::{Access, Address, Order, Where};
 use crate::launch::Checks;
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
-use crate::strict::race::Access as RaceAccess;
+use crate::strict::global_race::Access as RaceAccess;
 use crate::strict::{FaultKind, MemorySpace};
 
 /// The address of every lane.
@@ -130,7 +130,8 @@ impl Warp {
                 ctx.view.mark(hit, addr, bytes as usize);
             }
             if let Some(races) = ctx.races {
-                let access = RaceAccess { write: direction != Direction::Load, strong: order.strong };
+                let access =
+                    RaceAccess { write: direction != Direction::Load, strong: order.strong, width: n };
                 if let Some(race) = common.touch_global(races, self.id, addr, n, access) {
                     return Err(Trouble::at(
                         FaultKind::GlobalRace,
@@ -167,17 +168,21 @@ impl Warp {
             let hit = &mut self.hits[direction as usize];
             let inside =
                 ctx.view.contains(hit, base, total.into()) && base.is_multiple_of(u64::from(bytes.min(16)));
-            if inside && ctx.races.is_none() {
-                if ctx.checks == Checks::Off {
-                    return Ok(());
-                }
-                if direction == Direction::Store {
+            if inside && ctx.checks == Checks::Off {
+                return Ok(());
+            }
+            let store = direction == Direction::Store;
+            if inside && (store || ctx.view.first_unwritten(hit, base, total as usize).is_none()) {
+                if store {
                     ctx.view.mark(hit, base, total as usize);
-                    return Ok(());
                 }
-                if ctx.view.first_unwritten(hit, base, total as usize).is_none() {
-                    return Ok(());
-                }
+                let Some(races) = ctx.races else { return Ok(()) };
+                let access = RaceAccess { write: store, strong: order.strong, width: bytes.into() };
+                let race = common.touch_global(races, self.id, base, total.into(), access);
+                return race.map_or(Ok(()), |race| {
+                    let lane = ((race.at - base) / u64::from(bytes)) as usize;
+                    Err(Trouble::at(FaultKind::GlobalRace, lane, MemorySpace::Global, race.at, race.detail))
+                });
             }
         } else {
             tally::global(traffic, addrs, mask, bytes);

@@ -8,7 +8,7 @@ use super::shared::Shared;
 use super::tally::Tally;
 use super::warp::{Stop, Warp};
 use crate::decode::program::{BarrierKind, Kind, NONE};
-use crate::strict::race::{Access, EpochState, GlobalRaces, Race};
+use crate::strict::global_race::{Access, EpochState, GlobalRaces, Race};
 use crate::strict::{Fault, FaultKind};
 
 /// Instructions a warp executes before the next one has its turn.

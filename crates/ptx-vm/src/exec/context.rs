@@ -5,7 +5,7 @@ use super::regs::Slot;
 use crate::decode::program::Program;
 use crate::launch::{Checks, DeviceModel, Launch};
 use crate::memory::View;
-use crate::strict::race::GlobalRaces;
+use crate::strict::global_race::GlobalRaces;
 use crate::strict::{Fault, FaultKind, MemorySpace};
 
 /// A constant row of a frame, resolved for this launch.

@@ -60,14 +60,17 @@ impl Warp {
         tally: &mut Tally,
     ) -> Run<()> {
         let (dst, src) = (addresses(regs, &c.dst), addresses(regs, &c.src));
-        let mut reading = 0;
+        // Lanes that read at all, and those that read as many bytes as they write.
+        let (mut reading, mut whole) = (0, 0);
         for l in lanes_of(mask) {
             let ignored = c.ignore.is_some_and(|p| (regs.preds[p.at as usize] ^ p.flip) >> l & 1 == 1);
             let wanted = c.src_bytes.map_or(c.bytes, |s| (regs.lane(s, l) as u32).min(c.bytes));
             let src_bytes = if ignored { 0 } else { wanted };
             if src_bytes > 0 {
                 reading |= 1 << l;
-                if src_bytes < c.bytes {
+                if src_bytes == c.bytes {
+                    whole |= 1 << l;
+                } else {
                     self.check_global(&src, 1 << l, 1, Direction::Load, Order::default(), common, ctx)?;
                 }
             }
@@ -84,9 +87,7 @@ impl Warp {
         }
         if reading != 0 {
             tally::global(&mut tally.counters.global_loads, &src, reading, c.bytes);
-            if c.src_bytes.is_none() {
-                self.check_global(&src, reading, c.bytes, Direction::Load, Order::default(), common, ctx)?;
-            }
+            self.check_global(&src, whole, c.bytes, Direction::Load, Order::default(), common, ctx)?;
         }
         tally::shared(&mut tally.counters.shared_stores, &dst, mask, c.bytes);
         Ok(())

@@ -15,7 +15,7 @@ use crate::launch::{Checks, Launch, Options};
 use crate::memory::Memory;
 use crate::module::{Kernel, Loaded};
 use crate::strict::Fault;
-use crate::strict::race::GlobalRaces;
+use crate::strict::global_race::GlobalRaces;
 
 /// Instructions a block executes before another one has its turn, where blocks can notice each other.
 const QUANTUM: u64 = 1 << 17;
@@ -123,6 +123,9 @@ pub(crate) fn run(
         apart(&ctx, blocks, &order, options.threads.max(1))
     };
     let mut lines = printed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(races) = races {
+        memory.keep_race_map(races.into_map());
+    }
     lines.sort_by_key(|(block, _)| *block);
     lines.iter().for_each(|(_, text)| print!("{text}"));
     result

@@ -98,6 +98,8 @@ pub struct Memory {
     arena: Arena,
     shadow: Shadow,
     table: Mutex<Table>,
+    /// Tags of the race detector, between launches that use it.
+    races: Mutex<Option<RaceMap>>,
     capacity: usize,
 }
 
@@ -109,7 +111,7 @@ impl Memory {
         let arena = Arena::reserve(span)?;
         let shadow = Shadow::reserve(arena.start(), span)?;
         let table = Mutex::new(Table::new(arena.start(), span as u64));
-        Ok(Memory { arena, shadow, table, capacity })
+        Ok(Memory { arena, shadow, table, races: Mutex::new(None), capacity })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -146,6 +148,9 @@ impl Memory {
         let bytes = table.remove(addr).ok_or(MemoryError::NotABlock { addr })? as usize;
         self.arena.release(addr, bytes);
         self.shadow.clear(addr, bytes);
+        if let Some(races) = &*self.kept_races() {
+            races.forget(addr, bytes);
+        }
         Ok(())
     }
 
@@ -241,9 +246,18 @@ impl Memory {
         self.table().forget_unwritten();
     }
 
-    /// A fresh map of who touched what.
+    fn kept_races(&self) -> MutexGuard<'_, Option<RaceMap>> {
+        self.races.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A map of who touched what: the one that an earlier launch left, or a fresh one.
     pub(crate) fn race_map(&self) -> Result<RaceMap, MemoryError> {
-        RaceMap::reserve(&self.arena)
+        self.kept_races().take().map_or_else(|| RaceMap::reserve(&self.arena), Ok)
+    }
+
+    /// Takes the map back when a launch is over.
+    pub(crate) fn keep_race_map(&self, map: Option<RaceMap>) {
+        *self.kept_races() = map;
     }
 
     /// What kernels of one launch go through.
