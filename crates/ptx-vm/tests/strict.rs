@@ -3,6 +3,7 @@ mod kernel_harness;
 
 use kernel_harness::{Arg, Arg::*, Gpu};
 use ptx_vm::launch::{Checks, DeviceModel, Options};
+use ptx_vm::module::Module;
 use ptx_vm::strict::{Fault, FaultKind, MemorySpace};
 
 /// A kernel `k(.u64 p)` with registers to spare; `{tid}` is in `%r1`, `p` in `%rd1`, `p + 4 tid` in `%rd2`.
@@ -250,6 +251,54 @@ fn missing_lanes() {
     // Lanes that have exited are not waited for.
     case("and.b32 %r4, %r1, 1;\nsetp.eq.u32 %p1, %r4, 0;\n@%p1 ret;\nredux.sync.add.s32 %r6, %r1, -1;")
         .passes();
+}
+
+#[test]
+fn a_shuffle_reads_from_lanes_that_take_part() {
+    // Lanes of the lower half read from the upper half, which has its own mask or is elsewhere.
+    let halves = "and.b32 %r4, %r1, 16;\nsetp.eq.u32 %p1, %r4, 0;\nselp.b32 %r5, 0xffff, 0xffff0000, %p1;\nshfl.sync.bfly.b32 %r6, %r1, 16, 31, %r5;";
+    case(halves).trips(FaultKind::MissingLanes, "shfl.sync.bfly");
+    case(&halves.replace("%r1, 16, 31", "%r1, 8, 31")).passes();
+    let first = "and.b32 %r4, %r1, 31;\nsetp.gt.u32 %p1, %r4, 9;\n@%p1 ret;\nshfl.sync.MODE.b32 %r6, %r1, 8, CLAMP, 0x3ff;\nTHEN";
+    let first = |mode: &str, clamp: &str, then: &str| {
+        case(&first.replace("MODE", mode).replace("CLAMP", clamp).replace("THEN", then))
+    };
+    first("bfly", "31", "").trips(FaultKind::MissingLanes, "shfl.sync.bfly");
+    first("idx", "31", "").passes();
+    // A reduction over the first lanes reads past them and drops what it gets, which is no value of anybody.
+    let nothing = "setp.lt.u32 %p2, %r4, 2;\n@%p2 ret;\nsetp.ne.u32 %p3, %r6, 0x7fffdead;\n@%p3 trap;";
+    first("down", "31", nothing).passes();
+    // A source outside the clamp is no source.
+    first("down", "9", "setp.lt.u32 %p2, %r4, 2;\n@%p2 ret;\nsetp.ne.u32 %p3, %r6, %r1;\n@%p3 trap;")
+        .passes();
+}
+
+#[test]
+fn local_memory() {
+    let read =
+        ".local .align 8 .b8 array[64];\nmov.u64 %rd5, array;\nST\nld.local.v2.u32 {%r5, %r6}, [%rd5+8];";
+    let fault =
+        case(&read.replace("ST", "st.local.u32 [%rd5+8], %r1;")).trips(FaultKind::Uninitialised, "ld.local");
+    assert_eq!(fault.address.map(|(space, _)| space), Some(MemorySpace::Local));
+    case(&read.replace("ST", "st.local.v2.u32 [%rd5+8], {%r1, %r1};")).passes();
+    case(&read.replace("ST", "").replace("%rd5+8", "%rd5+64")).trips(FaultKind::OutOfBounds, "ld.local");
+    case(&read.replace("ST", "").replace("%rd5+8", "%rd5+4")).trips(FaultKind::Misaligned, "ld.local");
+    // What an earlier call left in the same place does not count.
+    let declarations = ".func (.reg .b32 out) f(.reg .b32 write)\n{\n.reg .pred %p;\n.local .align 4 .b8 frame[4];\n\
+                        setp.eq.u32 %p, write, 0;\n@%p bra READ;\nst.local.u32 [frame], write;\nREAD:\nld.local.u32 out, [frame];\nret;\n}\n";
+    let with = |second: u32| Case {
+        source: kernel(declarations, &format!("call (%r4), f, (1);\ncall (%r5), f, ({second});")),
+        ..case("")
+    };
+    with(1).passes();
+    with(0).trips(FaultKind::Uninitialised, "ld.local.u32 out, [frame]");
+}
+
+#[test]
+fn instructions_of_later_targets_are_refused_by_name() {
+    let source = kernel("", "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r2], {%r1};");
+    let Err(error) = Module::compile("strict", &source) else { panic!("stmatrix was accepted for sm_80") };
+    assert!(error.to_string().contains("stmatrix needs sm_90"), "{error}");
 }
 
 #[test]

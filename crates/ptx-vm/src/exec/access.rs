@@ -275,9 +275,9 @@ impl Warp {
             }
             Where::Local => {
                 tally.counters.local_bytes += u64::from(total) * u64::from(mask.count_ones());
-                self.check_local(addrs, mask, total)?;
+                self.check_local(addrs, mask, total, Direction::Load)?;
                 let local = &self.local;
-                fetch_by_lane(regs, a, addrs, mask, |l, addr, bytes| get(&local[l], addr, bytes));
+                fetch_by_lane(regs, a, addrs, mask, |l, addr, n| local[l].load(addr as usize, n as usize));
             }
             Where::Param => {
                 let params = &ctx.launch.params;
@@ -352,11 +352,10 @@ impl Warp {
             }
             Where::Local => {
                 tally.counters.local_bytes += u64::from(total) * u64::from(mask.count_ones());
-                self.check_local(addrs, mask, total)?;
+                self.check_local(addrs, mask, total, Direction::Store)?;
                 let local = &mut self.local;
-                each_value(regs, a, addrs, mask, |l, addr, bytes, v| {
-                    let n = bytes as usize;
-                    local[l][addr as usize..][..n].copy_from_slice(&v.to_le_bytes()[..n]);
+                each_value(regs, a, addrs, mask, |l, addr, n, v| {
+                    local[l].store(addr as usize, n as usize, v);
                 });
             }
             Where::Param => {
@@ -368,22 +367,32 @@ impl Warp {
         Ok(())
     }
 
-    pub(super) fn check_local(&self, addrs: &[u64; LANES], mask: u32, bytes: u32) -> Run<()> {
+    pub(super) fn check_local(
+        &self,
+        addrs: &[u64; LANES],
+        mask: u32,
+        bytes: u32,
+        direction: Direction,
+    ) -> Run<()> {
         for l in lanes_of(mask) {
             let (addr, n) = (addrs[l], u64::from(bytes));
             let have = self.local[l].len() as u64;
-            let (kind, detail) = if addr.saturating_add(n) > have {
-                (
-                    FaultKind::OutOfBounds,
-                    format!("{n} bytes outside the thread's {have} bytes of local memory"),
-                )
-            } else if !addr.is_multiple_of(n.min(16)) {
+            let trouble =
+                |kind, addr, detail: String| Err(Trouble::at(kind, l, MemorySpace::Local, addr, detail));
+            if addr.saturating_add(n) > have {
+                let detail = format!("{n} bytes outside the thread's {have} bytes of local memory");
+                return trouble(FaultKind::OutOfBounds, addr, detail);
+            }
+            if !addr.is_multiple_of(n.min(16)) {
                 let detail = format!("an access of {n} bytes needs an address that is a multiple of it");
-                (FaultKind::Misaligned, detail)
-            } else {
-                continue;
-            };
-            return Err(Trouble::at(kind, l, MemorySpace::Local, addr, detail));
+                return trouble(FaultKind::Misaligned, addr, detail);
+            }
+            if direction != Direction::Store
+                && let Some(at) = self.local[l].first_unwritten(addr as usize, bytes as usize)
+            {
+                let detail = "local memory that this call of the function has not written".to_string();
+                return trouble(FaultKind::Uninitialised, at as u64, detail);
+            }
         }
         Ok(())
     }

@@ -159,15 +159,12 @@ impl Warp {
                 }
             }
             Where::Local => {
-                self.check_local(addrs, mask, bytes)?;
+                self.check_local(addrs, mask, bytes, Direction::Atomic)?;
                 for l in lanes_of(mask) {
                     let (value, compare) = operands(regs, l);
-                    let at = addrs[l] as usize..addrs[l] as usize + bytes as usize;
-                    let mut raw = [0; 8];
-                    raw[..bytes as usize].copy_from_slice(&self.local[l][at.clone()]);
-                    let old = u64::from_le_bytes(raw);
-                    let new = apply(a.op, a.ty, old, value, compare).to_le_bytes();
-                    self.local[l][at].copy_from_slice(&new[..bytes as usize]);
+                    let (at, n) = (addrs[l] as usize, bytes as usize);
+                    let old = self.local[l].load(at, n);
+                    self.local[l].store(at, n, apply(a.op, a.ty, old, value, compare));
                     if let Some(d) = a.dst {
                         regs.set_lane(d, l, old);
                     }

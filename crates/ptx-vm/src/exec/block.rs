@@ -2,6 +2,7 @@
 use super::barrier::Barriers;
 use super::context::{Context, Rng, Trouble};
 use super::copies::Copies;
+use super::local::Local;
 use super::paths::{CallFrame, PATIENCE, Path, State};
 use super::regs::Regs;
 use super::shared::Shared;
@@ -266,7 +267,7 @@ impl Warp {
             joins: Vec::new(),
             frames: Vec::new(),
             free_frames: Vec::new(),
-            local: vec![Vec::new(); 32],
+            local: (0..32).map(|_| Local::default()).collect(),
             hits: Default::default(),
             polls: 0,
             at: 0,

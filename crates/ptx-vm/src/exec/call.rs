@@ -6,6 +6,7 @@ use super::regs::{Regs, Row};
 use super::tally::lanes_of;
 use super::warp::{Running, Step, Warp};
 use crate::decode::program::{Builtin, Call, CallTarget, Kind, NONE, Passed, function_address};
+use crate::launch::Checks;
 use crate::memory::LOCAL_WINDOW;
 use crate::strict::FaultKind;
 
@@ -36,17 +37,13 @@ impl Warp {
             }
         }
         f.local_end = f.local_base + info.local_bytes;
-        let end = f.local_end as usize;
-        self.grow_local(mask, end, ctx);
+        let (from, to) = (f.local_base as usize, f.local_end as usize);
+        self.open_local(mask, from, to, ctx);
     }
 
-    fn grow_local(&mut self, mask: u32, end: usize, ctx: &Context) {
+    fn open_local(&mut self, mask: u32, from: usize, to: usize, ctx: &Context) {
         let junk = if ctx.noise == 0 { 0 } else { 0xa5 };
-        for l in lanes_of(mask) {
-            if self.local[l].len() < end {
-                self.local[l].resize(end, junk);
-            }
-        }
+        lanes_of(mask).for_each(|l| self.local[l].open(from, to, junk, ctx.checks != Checks::Off));
     }
 
     /// `call`
@@ -168,22 +165,19 @@ impl Warp {
                 let n = len.min(room) as usize;
                 let (a, b) = ((from_base + a) as usize, (to_base + b) as usize);
                 for l in lanes_of(mask) {
-                    self.local[l].copy_within(a..a + n, b);
+                    self.local[l].copy(a, b, n);
                 }
             }
             (Passed::Bytes { offset, len }, Passed::Reg(b)) => {
                 let (at, n) = ((from_base + offset) as usize, (len as usize).min(8));
                 for l in lanes_of(mask) {
-                    let mut raw = [0; 8];
-                    raw[..n].copy_from_slice(&self.local[l][at..at + n]);
-                    to_regs.set_lane(b, l, u64::from_le_bytes(raw));
+                    to_regs.set_lane(b, l, self.local[l].load(at, n));
                 }
             }
             (Passed::Reg(a), Passed::Bytes { offset, len }) => {
                 let (at, n) = ((to_base + offset) as usize, (len as usize).min(8));
                 for l in lanes_of(mask) {
-                    let raw = from_regs.lane(a, l).to_le_bytes();
-                    self.local[l][at..at + n].copy_from_slice(&raw[..n]);
+                    self.local[l].store(at, n, from_regs.lane(a, l));
                 }
             }
             _ => {}
@@ -246,7 +240,7 @@ impl Warp {
                     return Err(Trouble::new(FaultKind::StackOverflow, lane, detail));
                 }
                 self.frames[frame].local_end = end as u32;
-                self.grow_local(mask, end as usize, ctx);
+                self.open_local(mask, at as usize, end as usize, ctx);
                 lanes_of(mask).for_each(|l| run.regs.set_lane(*dst, l, at));
             }
             _ => {}
@@ -261,10 +255,7 @@ impl Warp {
             Passed::Pred(at) => u64::from(run.regs.preds[at as usize] >> lane & 1),
             Passed::Bytes { offset, len } => {
                 let at = (self.frames[run.frame as usize].local_base + offset) as usize;
-                let mut raw = [0; 8];
-                let n = (len as usize).min(8);
-                raw[..n].copy_from_slice(&self.local[lane][at..at + n]);
-                u64::from_le_bytes(raw)
+                self.local[lane].load(at, (len as usize).min(8))
             }
         }
     }
@@ -274,8 +265,7 @@ impl Warp {
             Some(Passed::Reg(slot)) => run.regs.set_lane(*slot, lane, value),
             Some(Passed::Bytes { offset, len }) => {
                 let at = (self.frames[run.frame as usize].local_base + offset) as usize;
-                let n = (*len as usize).min(8);
-                self.local[lane][at..at + n].copy_from_slice(&value.to_le_bytes()[..n]);
+                self.local[lane].store(at, (*len as usize).min(8), value);
             }
             _ => {}
         }
@@ -322,10 +312,7 @@ impl Warp {
     /// Bytes at a generic address, as far as they can be read.
     pub(super) fn peek(&self, ctx: &Context, address: u64, bytes: u64, lane: usize) -> Option<u64> {
         if address & !(crate::memory::WINDOW_BYTES - 1) == LOCAL_WINDOW {
-            let at = (address - LOCAL_WINDOW) as usize;
-            let mut raw = [0; 8];
-            raw[..bytes as usize].copy_from_slice(self.local[lane].get(at..at + bytes as usize)?);
-            return Some(u64::from_le_bytes(raw));
+            return self.local[lane].get((address - LOCAL_WINDOW) as usize, bytes as usize);
         }
         let mut hit = Default::default();
         let fine = address.is_multiple_of(bytes) && ctx.view.contains(&mut hit, address, bytes);

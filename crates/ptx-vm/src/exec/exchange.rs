@@ -1,11 +1,12 @@
 //! Warp-wide instructions: `shfl`, `vote`, `match`, `redux`, `bar.warp.sync`.
 use super::block::Common;
-use super::context::{Run, Trouble};
+use super::context::{Context, Run, Trouble};
 use super::paths::{Path, State};
 use super::regs::{LANES, Regs};
 use super::tally::lanes_of;
 use super::warp::{Running, Step, Warp};
 use crate::decode::program::{Exchange, Shfl};
+use crate::launch::Checks;
 use crate::strict::FaultKind;
 use crate::syntax::ast::{Operation, Shuffle, VoteMode};
 
@@ -53,7 +54,13 @@ impl Warp {
         Ok(Step::Next)
     }
 
-    pub(super) fn exchange(&mut self, run: &mut Running, op: &Exchange, row: Option<u32>) -> Run<Step> {
+    pub(super) fn exchange(
+        &mut self,
+        run: &mut Running,
+        op: &Exchange,
+        row: Option<u32>,
+        ctx: &Context,
+    ) -> Run<Step> {
         let needed = match row {
             Some(row) => self.members(&run.regs, row, run.mask)?,
             None => run.mask,
@@ -68,7 +75,7 @@ impl Warp {
             None => [mask; LANES],
         };
         match op {
-            Exchange::Shfl(s) => shuffle(&mut run.regs, s, mask),
+            Exchange::Shfl(s) => shuffle(&mut run.regs, s, mask, &groups, ctx.checks != Checks::Off)?,
             Exchange::Vote { mode, input, dst } => {
                 let yes = (run.regs.preds[input.at as usize] ^ input.flip) & mask;
                 let mut bits = 0;
@@ -131,8 +138,15 @@ fn reduce(op: Operation, signed: bool, a: u32, b: u32) -> u32 {
     }
 }
 
+/// What a lane receives from one that takes no part, when the launch is checked: a NaN, and no small number.
+const NOTHING: u32 = 0x7fff_dead;
+
 /// PTX ISA 9.7.9.6: the segment mask and the clamp lie in one operand.
-fn shuffle(regs: &mut Regs, s: &Shfl, mask: u32) {
+///
+/// A source that takes no part gives an undefined value. When `checked`, `.idx` and `.bfly`, whose lane names its
+/// source, fault. `.up` and `.down` deliver [`NOTHING`]: a reduction over the first lanes of a warp reads past its
+/// last lane by design and drops the result, so only what is made of the value can be wrong.
+fn shuffle(regs: &mut Regs, s: &Shfl, mask: u32, groups: &[u32; LANES], checked: bool) -> Run<()> {
     let values = *regs.get::<u32>(s.value);
     let (lanes, clamps) = (*regs.get::<u32>(s.lane), *regs.get::<u32>(s.clamp));
     let (mut out, mut inside) = (values, 0u32);
@@ -148,9 +162,17 @@ fn shuffle(regs: &mut Regs, s: &Shfl, mask: u32) {
             Shuffle::Idx => (min | b & !segment, (min | b & !segment) <= max),
         };
         if fine {
-            // A source that does not take part gives an undefined value: its own register, here.
-            out[l as usize] = values[(from & 31) as usize];
+            let (lane, from) = (l as usize, from & 31);
             inside |= 1 << l;
+            if checked && mask >> l & 1 == 1 && (mask & groups[lane]) >> from & 1 == 0 {
+                if matches!(s.mode, Shuffle::Up | Shuffle::Down) {
+                    out[lane] = NOTHING;
+                    continue;
+                }
+                let detail = format!("the lane reads from lane {from}, which takes no part in the shuffle");
+                return Err(Trouble::new(FaultKind::MissingLanes, l, detail));
+            }
+            out[lane] = values[from as usize];
         }
     }
     if let Some(d) = s.dst {
@@ -159,4 +181,5 @@ fn shuffle(regs: &mut Regs, s: &Shfl, mask: u32) {
     if let Some(p) = s.pred {
         regs.set_pred(p, mask, inside);
     }
+    Ok(())
 }

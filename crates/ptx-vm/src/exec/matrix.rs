@@ -1,4 +1,4 @@
-//! `ldmatrix`, `stmatrix`, `movmatrix`, `wmma.load`, `wmma.store`: 8x8 tiles between memory and registers.
+//! `ldmatrix`, `movmatrix`, `wmma.load`, `wmma.store`: 8x8 tiles between memory and registers.
 use super::access::{Direction, addresses, global_traffic, shared_traffic, split_generic};
 use super::block::Common;
 use super::context::{Context, Run, Trouble};

@@ -18,6 +18,7 @@ pub(crate) mod copies;
 pub(crate) mod exchange;
 pub(crate) mod grid;
 pub(crate) mod lanes;
+mod local;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod paths;

@@ -4,14 +4,15 @@ use super::regs::LANES;
 use super::tally::lanes_of;
 use crate::launch::Checks;
 use crate::strict::race::SharedRaces;
+use crate::strict::written::Written;
 use crate::strict::{FaultKind, MemorySpace};
 
 /// Shared memory of one block.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub bytes: Vec<u8>,
-    /// One bit per byte: written since the block began. Empty without checks.
-    written: Vec<u64>,
+    /// What was written since the block began.
+    written: Written,
     /// Asynchronous copies under way to each byte. Empty without checks.
     pending: Vec<u8>,
     pending_total: usize,
@@ -42,7 +43,7 @@ impl Shared {
         self.pending_total = 0;
         if checks != Checks::Off {
             self.written.clear();
-            self.written.resize(bytes.div_ceil(64) + 1, 0);
+            self.written.grow(bytes.max(1));
             self.pending.clear();
             self.pending.resize(bytes, 0);
         }
@@ -65,28 +66,6 @@ impl Shared {
             return Ok(addr as usize);
         };
         Err(Trouble::at(kind, lane, MemorySpace::Shared, addr, detail))
-    }
-
-    fn mark(&mut self, at: usize, bytes: usize) {
-        let mut b = at;
-        while b < at + bytes {
-            let n = (64 - b % 64).min(at + bytes - b);
-            self.written[b / 64] |= (!0u64 >> (64 - n)) << (b % 64);
-            b += n;
-        }
-    }
-
-    fn first_unwritten(&self, at: usize, bytes: usize) -> Option<usize> {
-        let mut b = at;
-        while b < at + bytes {
-            let n = (64 - b % 64).min(at + bytes - b);
-            let missing = !self.written[b / 64] & ((!0u64 >> (64 - n)) << (b % 64));
-            if missing != 0 {
-                return Some(b / 64 * 64 + missing.trailing_zeros() as usize);
-            }
-            b += n;
-        }
-        None
     }
 
     /// Checks `bytes` bytes at each lane's address for an access by `warp`.
@@ -117,13 +96,13 @@ impl Shared {
         }
         let at = base as usize;
         let clean = self.pending_total == 0
-            && (touch == Touch::Write || self.first_unwritten(at, total as usize).is_none())
+            && (touch == Touch::Write || self.written.first_missing(at, total as usize).is_none())
             && match &mut self.races {
                 Some(r) if checks == Checks::All => r.touch(at, total as usize, warp, touch).is_none(),
                 _ => true,
             };
         if clean && touch == Touch::Write {
-            self.mark(at, total as usize);
+            self.written.mark(at, total as usize);
         }
         clean
     }
@@ -153,8 +132,8 @@ impl Shared {
             return trouble(FaultKind::AsyncRead, at + i, detail.to_string());
         }
         if touch == Touch::Write {
-            self.mark(at, n);
-        } else if let Some(b) = self.first_unwritten(at, n) {
+            self.written.mark(at, n);
+        } else if let Some(b) = self.written.first_missing(at, n) {
             return trouble(
                 FaultKind::Uninitialised,
                 b,
@@ -201,7 +180,7 @@ impl Shared {
         }
         self.pending[at..at + data.len()].iter_mut().for_each(|p| *p = p.saturating_sub(1));
         self.pending_total -= data.len();
-        self.mark(at, data.len());
+        self.written.mark(at, data.len());
         if let Some(races) = &mut self.races {
             races.overwrite(at, data.len(), warp);
         }

@@ -1,6 +1,7 @@
 //! A warp: the loop that executes instructions.
 use super::block::Common;
 use super::context::{Context, Rng, Run, Trouble};
+use super::local::Local;
 use super::paths::{CallFrame, Join, Path, State};
 use super::regs::Regs;
 use super::tally::Tally;
@@ -38,7 +39,7 @@ pub(crate) struct Warp {
     pub frames: Vec<CallFrame>,
     pub free_frames: Vec<u32>,
     /// Local memory of each lane.
-    pub local: Vec<Vec<u8>>,
+    pub local: Vec<Local>,
     /// Blocks of memory hit last, by loads and by stores.
     pub hits: [Hit; 4],
     /// Accesses so far through which a lane may have been waiting for another one.
@@ -211,7 +212,7 @@ impl Warp {
             Kind::Exit => return Ok(self.exit(run, mask, common)),
             Kind::Barrier(barrier) => return self.barrier(run, barrier, common, tally),
             Kind::WarpSync { mask: members } => return self.warp_sync(run, *members, common),
-            Kind::Exchange { op, mask: members } => return self.exchange(run, op, *members),
+            Kind::Exchange { op, mask: members } => return self.exchange(run, op, *members, ctx),
             Kind::ActiveMask { dst } => run.regs.put(*dst, mask, &[run.mask; 32]),
             Kind::CopyAsync(copy) => self.copy_async(&mut run.regs, copy, mask, common, ctx, tally)?,
             Kind::CommitGroup => common.copies[self.id as usize].commit(mask),

@@ -2,5 +2,6 @@
 mod fault;
 pub(crate) mod global_race;
 pub(crate) mod race;
+pub(crate) mod written;
 
 pub use fault::{Fault, FaultKind, MemorySpace};
