@@ -1,6 +1,7 @@
 //! How fast kernels run: lane-operations per second on one thread, with checks off, on memory, on everything.
 //!
 //! Throughput is in lane-operations (one instruction in one lane); for the matrix kernel in multiply-adds.
+#![allow(missing_docs)] // criterion's macros
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ptx_vm::counters::Counters;
 use ptx_vm::launch::{Checks, Launch, Options, launch};

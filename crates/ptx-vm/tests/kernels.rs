@@ -257,3 +257,23 @@ fn threads_change_nothing() {
         assert_eq!(one, run(5, seed));
     }
 }
+
+/// Results in registers, as many as there are: a quotient and a remainder.
+#[test]
+fn several_results() {
+    let source = ".version 8.0\n.target sm_80\n.address_size 64\n
+        .func (.reg .u32 q, .reg .u32 r) divide(.reg .u32 a, .reg .u32 b) {
+            div.u32 q, a, b; rem.u32 r, a, b; ret; }
+        .visible .entry k(.param .u64 out) {
+            .reg .u32 %r<4>; .reg .u64 %rd<3>;
+            ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x; call (%r2, %r3), divide, (%r1, 7);
+            mul.wide.u32 %rd2, %r1, 8; add.u64 %rd1, %rd1, %rd2; st.global.v2.u32 [%rd1], {%r2, %r3}; ret; }";
+    assemble("several_results", source);
+    let want: Vec<u32> = (0..32).flat_map(|i| [i / 7, i % 7]).collect();
+    for options in every_way() {
+        let gpu = Gpu::with_poison("several_results", source, options.seed);
+        let out = gpu.room::<u32>(64);
+        gpu.run("k", [1, 1, 1], [32, 1, 1], &[U64(out)], &options);
+        assert_eq!(gpu.download::<u32>(out, 64), want, "{options:?}");
+    }
+}

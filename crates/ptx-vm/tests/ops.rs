@@ -1,5 +1,6 @@
 //! One instruction at a time, against values computed in another way: wider integers, and for floats the sign of the
 //! exact error of a candidate.
+#![allow(clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)] // comparisons that NaN decides are written out
 mod kernel_harness;
 
 use half::{bf16, f16};
@@ -158,7 +159,7 @@ fn integer_arithmetic() {
         let product = |a: i128, b: i128| a.wrapping_mul(b);
         binary("mul.lo", &product);
         let wide = |a: i128, b: i128| {
-            if ty == "u64" { ((a as u128).wrapping_mul(b as u128) >> 64) as i128 } else { a * b >> bits }
+            if ty == "u64" { ((a as u128).wrapping_mul(b as u128) >> 64) as i128 } else { (a * b) >> bits }
         };
         binary("mul.hi", &wide);
         check(&format!("mad.lo.{ty}"), &[ty; 4], |[a, b, c, _]| {
@@ -193,7 +194,7 @@ fn integer_arithmetic() {
             if ty == "u32" { i128::from(x) & low } else { i128::from(((x as u32) << 8) as i32 >> 8) }
         };
         check(&format!("mul24.lo.{ty}"), &[ty; 3], |[a, b, ..]| cut(part(a) * part(b), ty));
-        check(&format!("mul24.hi.{ty}"), &[ty; 3], |[a, b, ..]| cut(part(a) * part(b) >> 16, ty));
+        check(&format!("mul24.hi.{ty}"), &[ty; 3], |[a, b, ..]| cut((part(a) * part(b)) >> 16, ty));
     }
 }
 
@@ -209,11 +210,11 @@ fn carries() {
             assert_eq!(got, f(r) & 0xffff_ffff, "{op} of {r:x?}");
         }
     };
-    run(&add, &|[a, b, c, d]| c + d + (a + b >> 32));
+    run(&add, &|[a, b, c, d]| c + d + ((a + b) >> 32));
     let sub = ".reg .b32 %x<3>; sub.cc.u32 %x1, %r2, %r3; subc.u32 %r1, %r4, %r5;";
     run(sub, &|[a, b, c, d]| c.wrapping_sub(d).wrapping_sub(u64::from(a < b)));
     let mad = ".reg .b32 %x<3>; mad.lo.cc.u32 %x1, %r2, %r3, %r4; madc.hi.u32 %r1, %r2, %r3, %r5;";
-    run(mad, &|[a, b, c, d]| ((a * b >> 32) + d).wrapping_add((a * b & 0xffff_ffff) + c >> 32));
+    run(mad, &|[a, b, c, d]| (((a * b) >> 32) + d).wrapping_add((((a * b) & 0xffff_ffff) + c) >> 32));
 }
 
 #[test]

@@ -11,14 +11,12 @@ pub fn find() -> Option<PathBuf> {
     named.filter(|p| p.is_file()).or_else(on_path)
 }
 
+/// Builds a module around lines, `None` for one left out; with it, the number of the first line.
+pub type Wrap<'a> = &'a dyn Fn(&[Option<&str>]) -> (String, u32);
+
 /// Which of the lines the assembler refuses. All are assembled at once; those it complains about are taken out and the
 /// rest is assembled again until it is content.
-pub fn rejected(
-    ptxas: &Path,
-    arch: u32,
-    module: &dyn Fn(&[Option<&str>]) -> (String, u32),
-    lines: &[&str],
-) -> BTreeSet<usize> {
+pub fn rejected(ptxas: &Path, arch: u32, module: Wrap, lines: &[&str]) -> BTreeSet<usize> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("batch.ptx");
     let mut rejected = BTreeSet::new();

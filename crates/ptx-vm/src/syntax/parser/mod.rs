@@ -200,13 +200,30 @@ impl<'s> Parser<'s> {
         self.errors.len() >= MAX_DIAGNOSTICS
     }
 
-    /// Skips to the end of the statement: past its `;`, or to a brace.
+    /// Skips to the end of the statement: past its `;`, or to the brace of a scope.
     fn recover(&mut self) {
         loop {
             match self.token.kind {
-                Kind::End | Kind::Punct(b'{' | b'}') => return,
+                Kind::End => return,
+                Kind::Punct(b'{' | b'}') if !self.brace_of_vector() => return,
                 Kind::Punct(b';') => return self.advance(),
                 _ => self.advance(),
+            }
+        }
+    }
+
+    /// Whether the brace here belongs to a vector operand: one that closes before any `;`, or is followed by what no
+    /// statement begins with.
+    fn brace_of_vector(&self) -> bool {
+        let mut ahead = self.lexer.clone();
+        if self.at(b'}') {
+            return matches!(ahead.next().kind, Kind::Punct(b',' | b';' | b']'));
+        }
+        loop {
+            match ahead.next().kind {
+                Kind::Punct(b'}') => return true,
+                Kind::Punct(b'{' | b';') | Kind::End => return false,
+                _ => {}
             }
         }
     }

@@ -144,6 +144,9 @@ impl<'s> Parser<'s> {
                 let element = |s| Operand { kind: OperandKind::Special(s), span: token.span };
                 return Ok(OperandKind::Vector(axes.map(element).collect()));
             }
+            None if SpecialRegister::from_word(word, Some("x")).is_some() => {
+                (Reason::Invalid, format!("`{name}` has the components .x, .y, .z and .w"))
+            }
             None if SpecialRegister::needs_clusters(word) => {
                 (Reason::Unsupported, format!("`{name}` needs clusters (sm_90), which this VM does not have"))
             }
