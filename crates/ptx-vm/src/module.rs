@@ -2,19 +2,21 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::decode::decode;
 use crate::decode::program::{Constant, Program, function_address};
-use crate::decode::{decode, param_offsets};
 use crate::diagnostic::{Diagnostic, LoadError, Reason};
 use crate::exec::context::Resolved;
 use crate::exec::regs::Slot;
+use crate::layout::{Layout, Place, layout};
 use crate::memory::{Memory, MemoryError, SHARED_WINDOW};
-use crate::syntax::ast::{self, Formal, Function, FunctionKind, InitValue, Space, SymbolId, Type, Variable};
+use crate::syntax::ast::{self, Formal, Function, FunctionId, FunctionKind, Space, SymbolId};
 
 /// A checked and decoded module.
 pub struct Module {
     name: String,
     source: String,
     tree: ast::Module,
+    layout: Layout,
     pub(crate) program: Program,
     kernels: Vec<Kernel>,
 }
@@ -53,8 +55,8 @@ pub struct Kernel {
     pub required_block: Option<[u32; 3]>,
     /// Index of the function in the module.
     pub(crate) function: u32,
-    /// Where each shared variable that the kernel can reach lies: by function (or none) and variable.
-    pub(crate) shared: HashMap<(Option<u32>, u32), u64>,
+    /// Where dynamic shared memory begins.
+    pub(crate) dynamic_shared: u64,
 }
 
 impl Module {
@@ -64,7 +66,8 @@ impl Module {
     /// Everything that is wrong, with its place, or the first instruction that this machine does not execute.
     pub fn compile(name: &str, source: &str) -> Result<Arc<Module>, LoadError> {
         let tree = crate::check::compile(name, source)?;
-        let program = decode(&tree).map_err(|u| LoadError {
+        let layout = layout(&tree)?;
+        let program = decode(&tree, &layout).map_err(|u| LoadError {
             file: name.into(),
             diagnostics: vec![Diagnostic {
                 reason: Reason::Unsupported,
@@ -74,10 +77,11 @@ impl Module {
             }],
         })?;
         let entry = |(i, f): (usize, &Function)| {
-            (f.kind == FunctionKind::Entry && f.body.is_some()).then(|| kernel(&tree, &program, i as u32))
+            (f.kind == FunctionKind::Entry && f.body.is_some())
+                .then(|| kernel(&tree, &layout, &program, i as u32))
         };
         let kernels = tree.functions.iter().enumerate().filter_map(entry).collect();
-        Ok(Arc::new(Module { name: name.into(), source: source.into(), program, kernels, tree }))
+        Ok(Arc::new(Module { name: name.into(), source: source.into(), program, kernels, tree, layout }))
     }
 
     /// The name used in messages.
@@ -128,30 +132,32 @@ fn reachable(program: &Program, entry: u32) -> Vec<u32> {
     seen.into_iter().collect()
 }
 
-fn kernel(tree: &ast::Module, program: &Program, function: u32) -> Kernel {
+fn kernel(tree: &ast::Module, layout: &Layout, program: &Program, function: u32) -> Kernel {
     let f = &tree.functions[function as usize];
-    let (offsets, param_bytes) = param_offsets(f);
-    let param = |(p, offset): (&Formal, u64)| {
+    let places = &layout.functions[function as usize];
+    let entry = places.entry.unwrap_or_default();
+    let param = |p: &Formal| {
         let Formal::Param(i) = p else { return None };
-        let v = &f.variables[*i as usize];
-        let (size, align) = (v.bytes as usize, v.align as usize);
-        Some(Param { name: v.name.clone(), offset: offset as usize, size, align })
+        let (v, place) = (&f.variables[*i as usize], &places.places[*i as usize]);
+        let (offset, size) = (place.offset as usize, place.bytes as usize);
+        Some(Param { name: v.name.clone(), offset, size, align: place.align as usize })
     };
-    let params = f.params.iter().zip(offsets).filter_map(param).collect();
-    let functions = reachable(program, function);
-    let (shared, static_shared) = place_shared(tree, program, &functions);
+    let constants =
+        reachable(program, function).into_iter().flat_map(|f| &program.frames[f as usize].constants);
+    let dynamic = constants.into_iter().any(|(_, c)| matches!(c, Constant::DynamicShared { .. }));
+    let shared = if dynamic { entry.dynamic_shared } else { entry.static_shared };
     let d = &f.directives;
     Kernel {
         name: f.name.clone(),
-        params,
-        param_bytes: param_bytes as usize,
-        static_shared,
+        params: f.params.iter().filter_map(param).collect(),
+        param_bytes: entry.param_bytes as usize,
+        static_shared: shared as usize,
         local_bytes: local_bytes(program, function, &mut Vec::new()),
-        registers: crate::decode::live_registers(f),
+        registers: program.frames[function as usize].registers,
         max_threads: d.max_threads.map(|[x, y, z]| x.max(1) * y.max(1) * z.max(1)),
         required_block: d.required_block.map(|b| b.map(|n| n.max(1))),
         function,
-        shared,
+        dynamic_shared: entry.dynamic_shared,
     }
 }
 
@@ -164,44 +170,6 @@ fn local_bytes(program: &Program, function: u32, path: &mut Vec<u32>) -> usize {
     let deepest = frame.callees.iter().map(|&c| local_bytes(program, c, path)).max().unwrap_or(0);
     path.pop();
     frame.local_bytes as usize + deepest
-}
-
-/// Gives each shared variable mentioned by `functions` a place: sized ones first, then, all at the same place, the
-/// `.extern` ones of the launch's dynamic memory.
-fn place_shared(
-    tree: &ast::Module,
-    program: &Program,
-    functions: &[u32],
-) -> (HashMap<(Option<u32>, u32), u64>, usize) {
-    let constants = functions.iter().flat_map(|&f| program.frames[f as usize].constants.iter());
-    let mut used = BTreeSet::new();
-    for (_, c) in constants {
-        match c {
-            Constant::SharedModule { variable, .. } => used.insert((None, *variable)),
-            Constant::SharedLocal { function, variable, .. } => used.insert((Some(*function), *variable)),
-            _ => false,
-        };
-    }
-    let variable = |key: &(Option<u32>, u32)| -> &Variable {
-        match key.0 {
-            None => &tree.variables[key.1 as usize],
-            Some(f) => &tree.functions[f as usize].variables[key.1 as usize],
-        }
-    };
-    let dynamic = |v: &Variable| v.linkage == ast::Linkage::Extern || v.bytes == 0;
-    let (mut places, mut at) = (HashMap::new(), 0u64);
-    for key in used.iter().filter(|k| !dynamic(variable(k))) {
-        let v = variable(key);
-        at = at.next_multiple_of(v.align.max(1));
-        places.insert(*key, at);
-        at += v.bytes;
-    }
-    let align = used.iter().map(variable).filter(|v| dynamic(v)).map(|v| v.align.max(16)).max();
-    let start = align.map_or(at, |a| at.next_multiple_of(a));
-    for key in used.iter().filter(|k| dynamic(variable(k))) {
-        places.insert(*key, start);
-    }
-    (places, start as usize)
 }
 
 /// A module placed in a memory: its globals and constants are allocated and hold their initial values.
@@ -218,63 +186,65 @@ impl Loaded {
     /// When the memory is too small for them; nothing stays allocated then.
     pub fn new(module: &Arc<Module>, memory: &Memory) -> Result<Loaded, MemoryError> {
         let mut loaded = Loaded { module: module.clone(), globals: HashMap::new() };
-        let variables = loaded.variables();
-        for (key, v) in &variables {
-            match memory.alloc((v.bytes as usize).max(1), (v.align as usize).max(1)) {
-                Ok(addr) => loaded.globals.insert(*key, addr),
+        // The variables by their places in the two regions of the layout. Each gets a block of its own, so that an
+        // access past the end of one does not hit the next.
+        let mut regions = [Vec::new(), Vec::new()];
+        for (key, space, place) in loaded.variables() {
+            let bytes = (place.bytes as usize).max(1);
+            let placed = memory.alloc(bytes, (place.align as usize).max(1));
+            match placed.and_then(|addr| memory.fill(addr, &[0], bytes).map(|()| addr)) {
+                Ok(addr) => {
+                    loaded.globals.insert(key, addr);
+                    if place.bytes > 0 {
+                        regions[usize::from(space == Space::Const)].push((place.offset, addr));
+                    }
+                }
                 Err(e) => {
                     loaded.unload(memory);
                     return Err(e);
                 }
-            };
-        }
-        for (key, v) in &variables {
-            let addr = loaded.globals[key];
-            let mut image = vec![0u8; (v.bytes as usize).max(1)];
-            for (element, value) in v.init.iter().flat_map(|i| &i.values) {
-                let (size, bits) = (v.ty.bytes(), loaded.initial(key.0, *value));
-                let at = *element as usize * size;
-                if let Some(to) = image.get_mut(at..at + size) {
-                    let n = size.min(8);
-                    to[..n].copy_from_slice(&bits.to_le_bytes()[..n]);
-                }
             }
-            memory.write(addr, &image)?;
+        }
+        for (starts, region) in regions.iter_mut().zip([&module.layout.global, &module.layout.constant]) {
+            starts.sort_unstable();
+            let address = |at: u64| {
+                let (offset, addr) = starts[starts.partition_point(|s| s.0 <= at) - 1];
+                addr + (at - offset)
+            };
+            for (at, bytes) in &region.pieces {
+                memory.write(address(*at), bytes)?;
+            }
+            for r in &region.relocations {
+                let value = loaded.address(r.function, r.symbol, r.generic).wrapping_add_signed(r.addend);
+                let bytes = (value >> r.shift).to_le_bytes();
+                memory.write(address(r.at), &bytes[..r.bytes as usize])?;
+            }
         }
         Ok(loaded)
     }
 
-    /// Variables in global or constant memory.
-    fn variables(&self) -> Vec<((Option<u32>, u32), Variable)> {
-        let tree = &self.module.tree;
-        let global =
-            |v: &Variable| matches!(v.space.base(), Space::Global | Space::Const) && v.ty != Type::Pred;
-        let outer = tree.variables.iter().enumerate().map(|(i, v)| ((None, i as u32), v));
-        let inner = tree.functions.iter().enumerate().flat_map(|(f, x)| {
-            x.variables.iter().enumerate().map(move |(i, v)| ((Some(f as u32), i as u32), v))
+    /// Variables in global or constant memory: key, space, place in the region of the space.
+    fn variables(&self) -> Vec<((Option<u32>, u32), Space, Place)> {
+        let (tree, layout) = (&self.module.tree, &self.module.layout);
+        let outer = tree.variables.iter().zip(&layout.places).enumerate();
+        let outer = outer.map(|(i, (v, p))| ((None, i as u32), v.space.base(), *p));
+        let inner = tree.functions.iter().zip(&layout.functions).enumerate().flat_map(|(f, (x, l))| {
+            let places = x.variables.iter().zip(&l.places).enumerate();
+            places.map(move |(i, (v, p))| ((Some(f as u32), i as u32), v.space.base(), *p))
         });
-        outer.chain(inner).filter(|(_, v)| global(v)).map(|(k, v)| (k, v.clone())).collect()
+        outer.chain(inner).filter(|(_, space, _)| matches!(space, Space::Global | Space::Const)).collect()
     }
 
-    fn initial(&self, function: Option<u32>, value: InitValue) -> u64 {
-        match value {
-            InitValue::Bits(b) => b,
-            InitValue::Address { symbol, offset, generic, shift } => {
-                let base = match symbol {
-                    SymbolId::Function(f) => function_address(f.0),
-                    SymbolId::Module(v) => match self.globals.get(&(None, v)) {
-                        Some(addr) => *addr,
-                        // The address of a shared variable: its place in the kernels that use it.
-                        None => {
-                            let place = self.module.kernels.iter().find_map(|k| k.shared.get(&(None, v)));
-                            place.copied().unwrap_or(0) + if generic { SHARED_WINDOW } else { 0 }
-                        }
-                    },
-                    SymbolId::Local(v) => self.globals.get(&(function, v)).copied().unwrap_or(0),
-                };
-                base.wrapping_add_signed(offset) >> shift
-            }
-        }
+    /// The address that a symbol has in an initial value.
+    fn address(&self, function: Option<FunctionId>, symbol: SymbolId, generic: bool) -> u64 {
+        let (key, place) = match symbol {
+            SymbolId::Function(f) => return function_address(f.0),
+            SymbolId::Module(v) => ((None, v), self.module.layout.places.get(v as usize)),
+            SymbolId::Local(v) => ((function.map(|f| f.0), v), None),
+        };
+        // A variable that is not in global memory is in shared memory.
+        let shared = || place.map_or(0, |p| p.offset) + if generic { SHARED_WINDOW } else { 0 };
+        self.globals.get(&key).copied().unwrap_or_else(shared)
     }
 
     /// Address and size in bytes of a module variable in global or constant memory.
@@ -308,11 +278,8 @@ impl Loaded {
             Constant::GlobalLocal { function, variable, offset } => {
                 Resolved::Bits(add(self.globals.get(&(Some(function), variable)), offset))
             }
-            Constant::SharedModule { variable, offset } => {
-                Resolved::Bits(add(kernel.shared.get(&(None, variable)), offset))
-            }
-            Constant::SharedLocal { function, variable, offset } => {
-                Resolved::Bits(add(kernel.shared.get(&(Some(function), variable)), offset))
+            Constant::DynamicShared { offset } => {
+                Resolved::Bits(kernel.dynamic_shared.wrapping_add_signed(offset))
             }
             Constant::Local { offset } => Resolved::Local(offset),
         };

@@ -8,6 +8,7 @@ use crate::counters::Class;
 use crate::exec::lanes::{Args, RowOp, map1};
 use crate::exec::regs::Slot;
 use crate::flow;
+use crate::layout::{self, Layout};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::syntax::ast::{
     Formal, Function, FunctionKind, Instr, Module, Operand, OperandKind, RegId, Space, SymbolId, Type,
@@ -34,22 +35,9 @@ pub(super) enum Place {
     Pred(u32),
 }
 
-/// Offsets of an entry's parameters in the packed image, and its length.
-pub(crate) fn param_offsets(f: &Function) -> (Vec<u64>, u64) {
-    let mut at = 0u64;
-    let offsets = f.params.iter().map(|p| {
-        let Formal::Param(i) = p else { return 0 };
-        let v = &f.variables[*i as usize];
-        let offset = at.next_multiple_of(v.align.max(1));
-        at = offset + v.bytes;
-        offset
-    });
-    let offsets = offsets.collect();
-    (offsets, at)
-}
-
 pub(super) struct Decoder<'a> {
     pub module: &'a Module,
+    pub layout: &'a Layout,
     pub f: &'a Function,
     pub index: u32,
     pub code: &'a mut Vec<Inst>,
@@ -67,10 +55,10 @@ pub(super) struct Decoder<'a> {
 pub(super) type Decoded<T> = Result<T, Unsupported>;
 
 /// Decodes a whole module.
-pub(crate) fn decode(module: &Module) -> Decoded<Program> {
+pub(crate) fn decode(module: &Module, layout: &Layout) -> Decoded<Program> {
     let mut program = Program::default();
     for index in 0..module.functions.len() {
-        let frame = Decoder::new(module, index as u32, &mut program.code).run()?;
+        let frame = Decoder::new(module, layout, index as u32, &mut program.code).run()?;
         program.frames.push(frame);
     }
     super::control::mark_loops(&mut program);
@@ -78,7 +66,7 @@ pub(crate) fn decode(module: &Module) -> Decoded<Program> {
 }
 
 impl<'a> Decoder<'a> {
-    fn new(module: &'a Module, index: u32, code: &'a mut Vec<Inst>) -> Decoder<'a> {
+    fn new(module: &'a Module, layout: &'a Layout, index: u32, code: &'a mut Vec<Inst>) -> Decoder<'a> {
         let f = &module.functions[index as usize];
         let entry = f.kind == FunctionKind::Entry;
         let mut frame = Frame { name: f.name.clone(), entry, preds: 2, start: NONE, ..Frame::default() };
@@ -98,30 +86,23 @@ impl<'a> Decoder<'a> {
             }
         };
         let places = f.registers.iter().map(place).collect();
-        let mut offsets = vec![0; f.variables.len()];
-        if entry {
-            for (p, offset) in f.params.iter().zip(param_offsets(f).0) {
-                if let Formal::Param(i) = p {
-                    offsets[*i as usize] = offset;
-                }
+        // Behind a frame's local variables lie its `.param` ones, except for the image of a kernel's parameters.
+        let places_in = &layout.functions[index as usize];
+        let image = places_in.entry.map_or(0, |e| e.param_bytes / 16 * 16);
+        let mut local_end = places_in.local_bytes;
+        let offset = |(i, (v, place)): (usize, (&Variable, &layout::Place))| match v.space.base() {
+            Space::Param if !(entry && f.params.contains(&Formal::Param(i as u32))) => {
+                let at = places_in.local_bytes + place.offset - image;
+                local_end = local_end.max(at + place.bytes);
+                at
             }
-        }
-        let formal = |i: usize| f.params.contains(&Formal::Param(i as u32));
-        for (i, v) in f.variables.iter().enumerate() {
-            let local = match v.space.base() {
-                Space::Local => true,
-                Space::Param => !(entry && formal(i)),
-                _ => false,
-            };
-            if local {
-                let at = u64::from(frame.local_bytes).next_multiple_of(v.align.max(1));
-                offsets[i] = at;
-                frame.local_bytes = (at + v.bytes) as u32;
-            }
-        }
-        frame.local_bytes = frame.local_bytes.next_multiple_of(16);
+            _ => place.offset,
+        };
+        let offsets = f.variables.iter().zip(&places_in.places).enumerate().map(offset).collect();
+        frame.local_bytes = local_end.next_multiple_of(16) as u32;
         Decoder {
             module,
+            layout,
             f,
             index,
             code,
@@ -142,6 +123,7 @@ impl<'a> Decoder<'a> {
         }
         let Some(body) = &self.f.body else { return Ok(self.frame) };
         let flow = flow::flow(self.f);
+        self.frame.registers = flow::registers(self.module, self.f, &flow);
         self.frame.start = self.code.len() as u32;
         let mut starts = Vec::with_capacity(body.instrs.len() + 1);
         for (at, instr) in body.instrs.iter().enumerate() {
@@ -382,11 +364,15 @@ impl<'a> Decoder<'a> {
     /// The address of a symbol inside its space.
     pub fn symbol_value(&self, symbol: SymbolId, offset: i64) -> Decoded<Constant> {
         let space = self.variable(symbol).map(|v| v.space.base());
+        let shared = |place: &layout::Place| match place.bytes {
+            0 => Constant::DynamicShared { offset },
+            _ => Constant::Bits(place.offset.wrapping_add_signed(offset)),
+        };
         Ok(match (symbol, space) {
             (SymbolId::Function(id), _) => Constant::Bits(function_address(id.0)),
-            (SymbolId::Module(variable), Some(Space::Shared)) => Constant::SharedModule { variable, offset },
-            (SymbolId::Local(variable), Some(Space::Shared)) => {
-                Constant::SharedLocal { function: self.index, variable, offset }
+            (SymbolId::Module(i), Some(Space::Shared)) => shared(&self.layout.places[i as usize]),
+            (SymbolId::Local(i), Some(Space::Shared)) => {
+                shared(&self.layout.functions[self.index as usize].places[i as usize])
             }
             (SymbolId::Module(variable), Some(Space::Global | Space::Const)) => {
                 Constant::Global { variable, offset }

@@ -9,11 +9,10 @@ mod float;
 mod function;
 mod instr;
 mod integer;
-mod live;
 mod memory;
+mod moves;
 pub(crate) mod program;
 mod pure;
 
 pub(crate) use float::round;
-pub(crate) use function::{decode, param_offsets};
-pub(crate) use live::live_registers;
+pub(crate) use function::decode;

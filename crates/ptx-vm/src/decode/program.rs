@@ -355,15 +355,8 @@ pub(crate) enum Constant {
         variable: u32,
         offset: i64,
     },
-    /// Offset in shared memory of a module variable.
-    SharedModule {
-        variable: u32,
-        offset: i64,
-    },
-    /// Offset in shared memory of a variable of function `function`.
-    SharedLocal {
-        function: u32,
-        variable: u32,
+    /// Bytes into the dynamic shared memory, which begins where the kernel's static one ends.
+    DynamicShared {
         offset: i64,
     },
     /// Address of a `.global` or `.const` variable declared inside function `function`.
@@ -396,6 +389,8 @@ pub(crate) struct Frame {
     pub local_bytes: u32,
     pub params: Vec<Passed>,
     pub returns: Vec<Passed>,
+    /// 32-bit registers that are live at once at most: a prediction of what an assembler needs.
+    pub registers: u32,
     /// Functions this one calls directly.
     pub callees: Vec<u32>,
     /// Contains an indirect call.

@@ -4,6 +4,7 @@
 //! and moved as one range; everything else goes lane by lane.
 use super::block::Common;
 use super::context::{Context, Run, Trouble};
+use super::moves::{each_value, extend, fetch, fetch_by_lane, get};
 use super::regs::{LANES, Regs, Slot};
 use super::shared::Touch;
 use super::tally::{self, Tally, lanes_of};
@@ -421,89 +422,6 @@ pub(super) fn load_param(
             regs.put(slot.at, mask, &[v; LANES]);
         } else {
             regs.put(slot.at, mask, &[v as u32 & keep; LANES]);
-        }
-    }
-}
-
-/// A checked read of a byte array.
-fn get(from: &[u8], addr: u64, bytes: u32) -> u64 {
-    let mut raw = [0; 8];
-    raw[..bytes as usize].copy_from_slice(&from[addr as usize..][..bytes as usize]);
-    u64::from_le_bytes(raw)
-}
-
-#[inline(always)]
-fn extend(v: u64, sign: u32) -> u64 {
-    ((v << sign) as i64 >> sign) as u64
-}
-
-/// Loads each element for each lane through `read(address, bytes)`.
-#[inline(always)]
-fn fetch(regs: &mut Regs, a: &Access, addrs: &[u64; LANES], mask: u32, read: impl Fn(u64, u32) -> u64) {
-    for (i, slot) in a.regs.iter().enumerate() {
-        let Some(slot) = slot else { continue };
-        let offset = i as u64 * u64::from(a.bytes);
-        if mask == !0 && a.bytes == 4 && !slot.wide {
-            let mut out = [0u32; LANES];
-            for l in 0..LANES {
-                out[l] = read(addrs[l] + offset, 4) as u32;
-            }
-            regs.put(slot.at, mask, &out);
-        } else {
-            fetch_element(regs, a, *slot, mask, |l| read(addrs[l] + offset, a.bytes));
-        }
-    }
-}
-
-#[inline(always)]
-fn fetch_by_lane(
-    regs: &mut Regs,
-    a: &Access,
-    addrs: &[u64; LANES],
-    mask: u32,
-    read: impl Fn(usize, u64, u32) -> u64,
-) {
-    for (i, slot) in a.regs.iter().enumerate() {
-        let Some(slot) = slot else { continue };
-        let offset = i as u64 * u64::from(a.bytes);
-        fetch_element(regs, a, *slot, mask, |l| read(l, addrs[l] + offset, a.bytes));
-    }
-}
-
-#[inline(always)]
-fn fetch_element(regs: &mut Regs, a: &Access, slot: Slot, mask: u32, read: impl Fn(usize) -> u64) {
-    if slot.wide {
-        let mut out = [0u64; LANES];
-        lanes_of(mask).for_each(|l| out[l] = extend(read(l), a.sign));
-        regs.put(slot.at, mask, &out);
-    } else {
-        let mut out = [0u32; LANES];
-        lanes_of(mask).for_each(|l| out[l] = extend(read(l), a.sign) as u32 & a.keep);
-        regs.put(slot.at, mask, &out);
-    }
-}
-
-/// Calls `write(lane, address, bytes, value)` for each element of each lane.
-#[inline(always)]
-fn each_value(
-    regs: &Regs,
-    a: &Access,
-    addrs: &[u64; LANES],
-    mask: u32,
-    mut write: impl FnMut(usize, u64, u32, u64),
-) {
-    for (i, slot) in a.regs.iter().enumerate() {
-        let Some(slot) = slot else { continue };
-        let offset = i as u64 * u64::from(a.bytes);
-        if slot.wide {
-            let v = regs.get::<u64>(slot.at);
-            lanes_of(mask).for_each(|l| write(l, addrs[l] + offset, a.bytes, v[l]));
-        } else if mask == !0 && a.bytes == 4 {
-            let v = regs.get::<u32>(slot.at);
-            (0..LANES).for_each(|l| write(l, addrs[l] + offset, 4, u64::from(v[l])));
-        } else {
-            let v = regs.get::<u32>(slot.at);
-            lanes_of(mask).for_each(|l| write(l, addrs[l] + offset, a.bytes, u64::from(v[l])));
         }
     }
 }

@@ -21,6 +21,7 @@ pub(crate) mod lanes;
 mod local;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
+mod moves;
 pub(crate) mod paths;
 pub(crate) mod regs;
 pub(crate) mod shared;
