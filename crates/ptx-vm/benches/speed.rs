@@ -1,4 +1,5 @@
-//! How fast kernels run: lane-operations per second on one thread, with checks off, on memory, on everything.
+//! How fast kernels run: lane-operations per second on one thread, with checks off, on memory, on everything; and how
+//! blocks scale over threads (the group `threads`).
 //!
 //! Throughput is in lane-operations (one instruction in one lane); for the matrix kernel in multiply-adds.
 #![allow(missing_docs)] // criterion's macros
@@ -57,8 +58,8 @@ fn lane_operations(c: &Counters) -> u64 {
 }
 
 fn arithmetic(memory: &Memory) -> Launch {
-    let params = params(&[filled(memory, 4096)], &[200]);
-    Launch { grid: [4, 1, 1], block: [256, 1, 1], params, ..Launch::default() }
+    let params = params(&[filled(memory, 1024 * 32)], &[25]);
+    Launch { grid: [32, 1, 1], block: [256, 1, 1], params, ..Launch::default() }
 }
 
 fn cases() -> Vec<Case> {
@@ -129,7 +130,7 @@ fn speed(criterion: &mut Criterion) {
             let memory = Memory::new(64 << 20).expect("address space");
             let loaded = Loaded::new(&module, &memory).expect("room");
             let grid = (case.launch)(&memory);
-            let options = Options { checks, ..Options::default() };
+            let options = Options { checks, threads: 1, ..Options::default() };
             let go = || launch(&memory, &loaded, case.entry, &grid, &options).expect("runs");
             group.throughput(Throughput::Elements((case.work)(&go())));
             group.bench_function(BenchmarkId::from_parameter(format!("{checks:?}")), |b| b.iter(go));
@@ -138,5 +139,23 @@ fn speed(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, speed);
+/// The same launches on one thread and on two.
+fn scaling(criterion: &mut Criterion) {
+    for case in cases().into_iter().filter(|c| matches!(c.name, "fma" | "shared_gemm" | "mma_gemm")) {
+        let module = Module::compile(case.name, &case.source).expect("the kernel is right");
+        let mut group = criterion.benchmark_group(format!("threads_{}", case.name));
+        let memory = Memory::new(64 << 20).expect("address space");
+        let loaded = Loaded::new(&module, &memory).expect("room");
+        let grid = (case.launch)(&memory);
+        for threads in [1, 2] {
+            let options = Options { checks: Checks::Off, threads, ..Options::default() };
+            let go = || launch(&memory, &loaded, case.entry, &grid, &options).expect("runs");
+            group.throughput(Throughput::Elements((case.work)(&go())));
+            group.bench_function(BenchmarkId::from_parameter(threads), |b| b.iter(go));
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, speed, scaling);
 criterion_main!(benches);
