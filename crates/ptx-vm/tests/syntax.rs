@@ -121,6 +121,13 @@ fn the_place_is_the_operand() {
     );
 }
 
+/// Triton writes every load and store with braces.
+#[test]
+fn braces_around_one_element() {
+    check_body("ld.global.b32 { %r1 }, [ %rd1 + 0 ]; @%p1 st.global.b16 [ %rd1 + 0 ], { %h1 };", "");
+    check_body("add.s32 {%r1}, %r2, %r3;", "3:9: operand 1 of `add` must be a register, not a vector");
+}
+
 #[test]
 fn names_have_scopes() {
     check_body("{ .reg .b32 t; mov.b32 t, 1; } mov.b32 %r1, t;", "3:45: `t` is not declared");

@@ -12,7 +12,7 @@ impl<'s> Parser<'s> {
         let span = self.token.span;
         let kind = match self.token.kind {
             Kind::Punct(b'[') => self.address()?,
-            Kind::Punct(b'{') => self.vector(op)?,
+            Kind::Punct(b'{') => lone(op, self.vector(op)?),
             Kind::Punct(b'!') => self.negated()?,
             _ if self.constant_ahead() => OperandKind::Immediate(self.expression()?.immediate()),
             Kind::Ident => self.named(op)?,
@@ -200,5 +200,17 @@ impl<'s> Parser<'s> {
         }
         self.expect(b'}')?;
         Ok(OperandKind::Vector(elements))
+    }
+}
+
+/// `ld.b32 {%r1}, [%rd1]`, as Triton writes it: braces around one element of a load or store are nothing.
+fn lone(op: Opcode, kind: OperandKind) -> OperandKind {
+    match kind {
+        OperandKind::Vector(mut elements)
+            if elements.len() == 1 && matches!(op, Opcode::Ld | Opcode::Ldu | Opcode::St) =>
+        {
+            elements.remove(0).kind
+        }
+        kind => kind,
     }
 }
