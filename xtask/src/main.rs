@@ -2,9 +2,12 @@
 mod bench;
 mod data_sets;
 mod eval;
+mod ptx;
 mod test;
 mod tidy;
+mod tools;
 mod train;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -20,6 +23,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask train                         the whole pipeline on generated reviews, minutes on two cores
   cargo xtask train --preset movie-reviews  the same on real sentences with human ratings
   cargo xtask train --out runs/a --resume   continue after a kill
+  cargo xtask vm -- ./my-cuda-program       a CUDA program with no GPU, its kernels checked and counted
   cargo xtask test                          every test and check";
 
 #[derive(Subcommand)]
@@ -32,6 +36,12 @@ enum Command {
     Eval(eval::Args),
     /// Time this engine: the pipeline's workloads, or the kernels' criterion benches.
     Bench(bench::Args),
+    /// Run a CUDA program with no GPU: its kernels execute on the PTX VM.
+    Vm(vm::Args),
+    /// Check, run and count PTX files on the VM.
+    Ptx(ptx::Args),
+    /// Install the optional tools that tests use: ptxas, NVRTC, Triton, NVIDIA's Python bindings.
+    Tools(tools::Args),
     /// Format, lints, house rules, all tests.
     Test(test::Args),
     /// Check the house rules: file length, unsafe comments, no leftovers.
@@ -44,6 +54,9 @@ fn main() {
         Command::Data(args) => data_sets::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Vm(args) => vm::run(args),
+        Command::Ptx(args) => ptx::run(args),
+        Command::Tools(args) => tools::run(args),
         Command::Test(args) => test::run(args),
         Command::Tidy => tidy::run(),
     };
