@@ -116,7 +116,8 @@ impl Sums {
             self.clipped as f32,
             (0.5 * self.squared) as f32,
             -self.difference as f32,
-            (self.weight + self.excess) as f32,
+            // Exactly 1 where every ratio is, whatever the weights' rounding.
+            (1.0 + mean) as f32,
             variance as f32,
             self.largest,
             self.smallest,
