@@ -131,6 +131,11 @@ pub fn stand_in() -> Result<PathBuf, String> {
     Ok(folder)
 }
 
+/// The workspace, wherever the command was called.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
 /// Points `at` to `target`, whatever was there before, in one step.
 pub fn link(target: &Path, at: &Path) -> Result<(), String> {
     if fs::read_link(at).is_ok_and(|t| t == target) {
@@ -148,6 +153,7 @@ pub fn target_dir() -> PathBuf {
 
 fn build(arguments: &[&str], environment: &[(&str, &OsStr)]) -> Result<(), String> {
     let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root());
     command.args(arguments).envs(environment.iter().copied());
     match command.status() {
         Ok(status) if status.success() => Ok(()),
@@ -163,7 +169,7 @@ pub fn test_cust() -> i32 {
 
 /// The `cust` client is a workspace of its own: its build script wants CUDA libraries, which the stand-in provides.
 fn run_cust(folder: &Path) -> Result<(), String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
+    let root = root();
     let manifest = root.join("tests/clients/cust/Cargo.toml");
     let target = target_dir().join("cust");
     let (manifest, target_text) = (manifest.to_string_lossy(), target.to_string_lossy());

@@ -1,3 +1,5 @@
+//! Tests of the device memory.
+
 use super::*;
 
 #[test]
