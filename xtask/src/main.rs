@@ -2,6 +2,7 @@
 mod bench;
 mod data_sets;
 mod eval;
+mod main_job;
 mod ptx;
 mod test;
 mod tidy;

@@ -18,7 +18,7 @@ impl Config {
         c.sft.train.steps = 150;
         c.reward.train = LoopConfig { steps: 1200, learning_rate: 1e-3, ..c.reward.train };
         // A million weights have no direction "positive" for queries and values to turn to: with these two alone
-        // the policy reaches the reward at twice the KL, by repeating itself (docs/performance.md).
+        // the policy reaches less reward at a higher KL, by repeating itself (docs/embedded.md).
         c.lora.targets = vec![Target::QueryKeyValue, Target::AttnOut, Target::MlpUp, Target::MlpDown];
         c.ppo = rl::PpoConfig {
             learning_rate: 3e-3,

@@ -6,8 +6,8 @@
 //! DIR/checkpoint.safetensors the stage in progress: weights, optimiser, state
 //! DIR/metrics.jsonl, events/ metrics
 //! DIR/base, sft, reward      models after each stage (Hugging Face folders)
-//! DIR/adapter, merged        PPO's adapter (PEFT format) and the merged model
-//! DIR/summary.json, report.html, samples.jsonl
+//! DIR/adapter, merged        PPO's adapter and value head (safetensors), and the merged model
+//! DIR/summary.json, report.html
 //! ```
 
 use crate::error::{Error, Result};
