@@ -132,7 +132,7 @@ pub fn stand_in() -> Result<PathBuf, String> {
 }
 
 /// The workspace, wherever the command was called.
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
 }
 
