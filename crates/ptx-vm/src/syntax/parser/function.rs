@@ -74,8 +74,8 @@ impl<'s> Parser<'s> {
         let twice = |what: &str| format!("`{name}` is {what}");
         match self.scopes[0].names.get(name).copied() {
             None => {
-                let placeholder = Function { body: None, ..function.clone() };
-                self.module.functions.push(placeholder);
+                let prototype = Function { body: None, ..function.clone() };
+                self.module.functions.push(prototype);
                 let id = FunctionId(self.module.functions.len() as u32 - 1);
                 self.scopes[0].insert(name, Entity::Function(id));
                 Ok(id)
