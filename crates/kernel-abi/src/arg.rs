@@ -1,10 +1,14 @@
-//! Typed kernel arguments: host slices, or shapes without storage for dry runs.
+//! Typed kernel arguments: host slices, device addresses, or shapes without storage for dry runs.
+
+use crate::DevicePtr;
 
 /// An input of a kernel.
 #[derive(Debug)]
 pub enum In<'a, T = f32> {
     /// Elements in host memory.
     Host(&'a [T]),
+    /// The first of so many elements in device memory.
+    Device(DevicePtr, usize),
     /// Only a length: the dry-run device allocates nothing.
     Meta(usize),
 }
@@ -14,6 +18,8 @@ pub enum In<'a, T = f32> {
 pub enum Out<'a, T = f32> {
     /// Elements in host memory.
     Host(&'a mut [T]),
+    /// The first of so many elements in device memory.
+    Device(DevicePtr, usize),
     /// Only a length: the dry-run device allocates nothing.
     Meta(usize),
 }
@@ -30,7 +36,7 @@ impl<'a, T> In<'a, T> {
     pub fn len(&self) -> usize {
         match self {
             In::Host(s) => s.len(),
-            In::Meta(n) => *n,
+            In::Device(_, n) | In::Meta(n) => *n,
         }
     }
     /// True when there are no elements.
@@ -41,7 +47,23 @@ impl<'a, T> In<'a, T> {
     pub fn host(self) -> &'a [T] {
         match self {
             In::Host(s) => s,
-            In::Meta(_) => unreachable!("a CPU twin was called with a dry-run argument"),
+            _ => unreachable!("a CPU twin was called with an argument that is not on the host"),
+        }
+    }
+    /// The address of the elements. The device calls a PTX face only with device arguments; anything else is a bug
+    /// there.
+    pub fn device(&self) -> DevicePtr {
+        match self {
+            In::Device(at, _) => *at,
+            _ => unreachable!("a PTX face was called with an argument that is not on the device"),
+        }
+    }
+    /// The elements from `start` on.
+    pub fn skip(self, start: usize) -> Self {
+        match self {
+            In::Host(s) => In::Host(&s[start..]),
+            In::Device(at, n) => In::Device(at.offset(start * size_of::<T>()), n - start),
+            In::Meta(n) => In::Meta(n - start),
         }
     }
 }
@@ -51,7 +73,7 @@ impl<'a, T> Out<'a, T> {
     pub fn len(&self) -> usize {
         match self {
             Out::Host(s) => s.len(),
-            Out::Meta(n) => *n,
+            Out::Device(_, n) | Out::Meta(n) => *n,
         }
     }
     /// True when there are no elements.
@@ -62,7 +84,31 @@ impl<'a, T> Out<'a, T> {
     pub fn host(self) -> &'a mut [T] {
         match self {
             Out::Host(s) => s,
-            Out::Meta(_) => unreachable!("a CPU twin was called with a dry-run argument"),
+            _ => unreachable!("a CPU twin was called with an argument that is not on the host"),
+        }
+    }
+    /// The address of the elements. The device calls a PTX face only with device arguments; anything else is a bug
+    /// there.
+    pub fn device(&self) -> DevicePtr {
+        match self {
+            Out::Device(at, _) => *at,
+            _ => unreachable!("a PTX face was called with an argument that is not on the device"),
+        }
+    }
+    /// The elements from `start` on.
+    pub fn skip(self, start: usize) -> Self {
+        match self {
+            Out::Host(s) => Out::Host(&mut s[start..]),
+            Out::Device(at, n) => Out::Device(at.offset(start * size_of::<T>()), n - start),
+            Out::Meta(n) => Out::Meta(n - start),
+        }
+    }
+    /// The same elements again, for a call in between.
+    pub fn again(&mut self) -> Out<'_, T> {
+        match self {
+            Out::Host(s) => Out::Host(s),
+            Out::Device(at, n) => Out::Device(*at, *n),
+            Out::Meta(n) => Out::Meta(*n),
         }
     }
 }
@@ -86,6 +132,16 @@ impl<'a, T> From<&'a mut Vec<T>> for Out<'a, T> {
     fn from(s: &'a mut Vec<T>) -> Self {
         Out::Host(s)
     }
+}
+
+/// The address of an optional input, or null.
+pub fn optional<T>(arg: Option<In<'_, T>>) -> DevicePtr {
+    arg.map_or(DevicePtr::NULL, |a| a.device())
+}
+
+/// The address of an optional output, or null.
+pub fn optional_out<T>(arg: &Option<Out<'_, T>>) -> DevicePtr {
+    arg.as_ref().map_or(DevicePtr::NULL, Out::device)
 }
 
 /// A wrong argument to a kernel: names the kernel, the argument and what was expected.

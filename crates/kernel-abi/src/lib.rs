@@ -1,15 +1,21 @@
 //! What every kernel is made of: typed arguments, cost, and the [`Kernel`] trait.
 //!
 //! A kernel is a small struct that holds a shape (`LayerNormForward { rows, cols, .. }`). It has several
-//! faces over the same typed arguments: a check of the arguments, the native CPU twin, and the cost that
-//! the mathematics needs at least. A GPU launch is one more face over the same arguments.
+//! faces over the same typed arguments: a check of the arguments, the native CPU twin, the GPU launches of its
+//! hand-written PTX as plain data, and the cost that the mathematics needs at least.
 //!
 //! **Architecture Invariant:** this crate knows no kernel, no device and no model.
 mod arg;
 mod cost;
+mod float;
+mod launch;
 
-pub use arg::{ArgError, In, Out, expect_len};
+pub use arg::{ArgError, In, Out, expect_len, optional, optional_out};
 pub use cost::Cost;
+pub use float::{Float, Half, bf16, f16, narrow, widen};
+pub use launch::{
+    DevicePtr, Entry, Launch, LaunchError, Launcher, Module, PARAM_BYTES, Param, Params, Recorder,
+};
 
 /// A kernel: a shape, and what can be done with arguments of that shape.
 ///
@@ -31,4 +37,15 @@ pub trait Kernel {
     ///
     /// Called only after [`Kernel::check`] passed, with host arguments.
     fn cpu(&self, args: Self::Args<'_>);
+
+    /// Submits the hand-written PTX for these arguments.
+    ///
+    /// Called only after [`Kernel::check`] passed, with device arguments. Deterministic: the same bits every run.
+    ///
+    /// # Errors
+    /// What the launcher says.
+    fn ptx(&self, args: Self::Args<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let _ = (args, on);
+        Err(LaunchError { kernel: Self::NAME.into(), problem: "has no PTX".into() })
+    }
 }

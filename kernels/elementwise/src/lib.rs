@@ -5,6 +5,11 @@ mod add;
 mod column_sum;
 mod rows;
 
-pub use add::{Add, AddArgs};
+pub use add::{Add, AddArgs, AddOf};
 pub use column_sum::{ColumnSum, ColumnSumArgs};
 pub use rows::{GatherRows, GatherRowsArgs, ScatterAddRows, ScatterAddRowsArgs};
+
+/// The family's PTX.
+pub mod ptx {
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}

@@ -51,7 +51,7 @@ fn check_index(kernel: &'static str, index: In<'_, u32>, picked: usize, rows: us
             Some(i) => Err(ArgError { kernel, arg: "index", problem: format!("row {i} of {rows}") }),
             None => Ok(()),
         },
-        In::Meta(_) => Ok(()),
+        In::Device(..) | In::Meta(_) => Ok(()),
     }
 }
 

@@ -55,7 +55,7 @@ fn check_ids(kernel: &'static str, ids: In<'_, u32>, rows: usize, vocab: usize) 
             }
             None => Ok(()),
         },
-        In::Meta(_) => Ok(()),
+        In::Device(..) | In::Meta(_) => Ok(()),
     }
 }
 
