@@ -1,6 +1,7 @@
 //! `cargo xtask eval`.
 
-use crate::fail;
+use crate::{device, fail};
+use ::device::Device;
 use data::LoadOptions;
 use model::{Pass, Precision};
 use std::{path::PathBuf, time::Instant};
@@ -21,24 +22,29 @@ pub struct Args {
     /// LLM.int8 outlier threshold; 0 = no decomposition.
     #[arg(long, default_value_t = 6.0)]
     threshold: f32,
+    #[command(flatten)]
+    device: device::Choice,
 }
 
 /// Runs the subcommand and gives its exit code.
 pub fn run(args: Args) -> i32 {
-    match eval(&args) {
+    let device = match args.device.open() {
+        Ok(device) => device,
+        Err(e) => return fail(e),
+    };
+    match eval(&args, &device) {
         Ok(()) => 0,
         Err(e) => fail(e),
     }
 }
 
-fn eval(args: &Args) -> trainer::error::Result<()> {
+fn eval(args: &Args, device: &Device) -> trainer::error::Result<()> {
     let mut texts = data::load(&args.text, &LoadOptions::default())?.texts()?.items;
     texts.truncate(args.lines);
     let int8 = Precision::Int8 { threshold_milli: (args.threshold * 1000.0).round() as u32 };
     let mut first = None;
     for (name, precision) in [("f32", Precision::F32), ("int8", int8)] {
-        let device = trainer::device();
-        let (model, text) = models::load(&device, &args.model, precision)?;
+        let (model, text) = models::load(device, &args.model, precision)?;
         let examples = text.held_out(&texts)?;
         let tokens: usize = examples.iter().map(|e| e.predicted()).sum();
         let start = Instant::now();

@@ -1,6 +1,7 @@
 //! The only task runner: `cargo xtask --help`.
 mod bench;
 mod data_sets;
+mod device;
 mod eval;
 mod main_job;
 mod ptx;

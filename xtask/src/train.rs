@@ -1,6 +1,6 @@
 //! `cargo xtask train`.
 
-use crate::fail;
+use crate::{device, fail};
 use std::path::PathBuf;
 use trainer::{
     config::Config,
@@ -38,6 +38,8 @@ pub struct Args {
     /// Where `cargo xtask data` put its files.
     #[arg(long, value_name = "DIR", default_value = "data")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    device: device::Choice,
     /// Run one stage only.
     #[arg(long, value_parser = STAGE_NAMES)]
     stage: Option<String>,
@@ -99,6 +101,10 @@ pub fn run(args: Args) -> i32 {
         print!("{}", config.to_toml());
         return 0;
     }
+    let device = match args.device.open() {
+        Ok(device) => device,
+        Err(e) => return fail(e),
+    };
     let _ = ctrlc::set_handler(|| {
         if interrupt::requested() {
             std::process::exit(130);
@@ -108,6 +114,7 @@ pub fn run(args: Args) -> i32 {
     });
     let request = Request {
         config,
+        device,
         out: &args.out,
         resume: args.resume,
         stage: args.stage.as_deref(),

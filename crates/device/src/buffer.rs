@@ -1,18 +1,26 @@
 //! Typed device memory, returned to the pool when dropped.
 
 use crate::{
-    Device, In, Kind, Out,
+    Device, In, Kind, Out, fail,
     pool::{LINE, Line},
 };
+use kernel_abi::DevicePtr;
 use std::{marker::PhantomData, ops::Range};
 
 /// Element types of buffers: plain data.
 pub trait Element: bytemuck::Pod + Send + Sync {}
 impl<T: bytemuck::Pod + Send + Sync> Element for T {}
 
+enum Memory {
+    Host(Vec<Line>),
+    /// Size class and address.
+    Cuda(usize, u64),
+    Meta,
+}
+
 /// `len` elements on a device.
 pub struct Buffer<T: Element = f32> {
-    lines: Vec<Line>,
+    memory: Memory,
     len: usize,
     device: Device,
     element: PhantomData<T>,
@@ -26,20 +34,21 @@ impl<T: Element> std::fmt::Debug for Buffer<T> {
 
 impl<T: Element> Buffer<T> {
     pub(crate) fn new(device: &Device, len: usize) -> Self {
-        let lines = match device.0.kind {
-            Kind::Cpu => device.0.pool.lock().expect("pool lock").take(Self::lines_for(len)),
-            Kind::Meta => Vec::new(),
+        let bytes = len * size_of::<T>();
+        let memory = match device.0.kind {
+            Kind::Cpu => Memory::Host(device.0.pool.lock().expect("pool lock").lines(bytes.div_ceil(LINE))),
+            Kind::Cuda => {
+                let (class, at) = device.gpu().take(bytes).unwrap_or_else(|e| fail(e));
+                Memory::Cuda(class, at)
+            }
+            Kind::Meta => Memory::Meta,
         };
-        device.count_alloc(len * size_of::<T>());
-        let mut b = Buffer { lines, len, device: device.clone(), element: PhantomData };
-        if cfg!(debug_assertions) {
-            bytemuck::cast_slice_mut::<Line, u8>(&mut b.lines).fill(0xff);
+        device.count_alloc(bytes);
+        let mut b = Buffer { memory, len, device: device.clone(), element: PhantomData };
+        if let (Memory::Host(lines), true) = (&mut b.memory, cfg!(debug_assertions)) {
+            bytemuck::cast_slice_mut::<Line, u8>(lines).fill(0xff);
         }
         b
-    }
-
-    fn lines_for(len: usize) -> usize {
-        (len * size_of::<T>()).div_ceil(LINE)
     }
 
     /// Number of elements.
@@ -66,9 +75,10 @@ impl<T: Element> Buffer<T> {
     /// Part of the buffer as a kernel input.
     #[inline]
     pub fn range(&self, r: Range<usize>) -> In<'_, T> {
-        match self.device.0.kind {
-            Kind::Cpu => In::Host(&self.host()[r]),
-            Kind::Meta => In::Meta(r.len()),
+        match &self.memory {
+            Memory::Host(lines) => In::Host(&elements(lines, self.len)[r]),
+            Memory::Cuda(_, at) => In::Device(address::<T>(*at, self.len, &r), r.len()),
+            Memory::Meta => In::Meta(r.len()),
         }
     }
 
@@ -81,57 +91,87 @@ impl<T: Element> Buffer<T> {
     /// Part of the buffer as a kernel output.
     #[inline]
     pub fn range_mut(&mut self, r: Range<usize>) -> Out<'_, T> {
-        match self.device.0.kind {
-            Kind::Cpu => Out::Host(&mut self.host_mut()[r]),
-            Kind::Meta => Out::Meta(r.len()),
+        match &mut self.memory {
+            Memory::Host(lines) => Out::Host(&mut elements_mut(lines, self.len)[r]),
+            Memory::Cuda(_, at) => Out::Device(address::<T>(*at, self.len, &r), r.len()),
+            Memory::Meta => Out::Meta(r.len()),
         }
-    }
-
-    fn host(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
-    }
-
-    fn host_mut(&mut self) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 
     /// A copy of the elements on the host; zeros on a dry-run device.
     pub fn to_vec(&self) -> Vec<T> {
-        match self.device.0.kind {
-            Kind::Cpu => self.host().to_vec(),
-            Kind::Meta => vec![T::zeroed(); self.len],
+        match &self.memory {
+            Memory::Host(lines) => elements(lines, self.len).to_vec(),
+            Memory::Cuda(_, at) => {
+                let mut out = vec![T::zeroed(); self.len];
+                let done = self.device.gpu().download(*at, bytemuck::cast_slice_mut(&mut out));
+                done.unwrap_or_else(|e| fail(e));
+                out
+            }
+            Memory::Meta => vec![T::zeroed(); self.len],
         }
     }
 
-    /// Calls `f` with the elements where they are on the host; not called on a dry-run device.
+    /// Calls `f` with the elements; not called on a dry-run device.
     pub fn read<R>(&self, f: impl FnOnce(&[T]) -> R) -> Option<R> {
-        match self.device.0.kind {
-            Kind::Cpu => Some(f(self.host())),
-            Kind::Meta => None,
+        match &self.memory {
+            Memory::Host(lines) => Some(f(elements(lines, self.len))),
+            Memory::Cuda(..) => Some(f(&self.to_vec())),
+            Memory::Meta => None,
         }
     }
 
     /// Overwrites the elements with `values`, which must be as long.
     pub fn write(&mut self, values: &[T]) {
         assert_eq!(values.len(), self.len, "write: length");
-        if self.device.0.kind == Kind::Cpu {
-            self.host_mut().copy_from_slice(values);
+        match &mut self.memory {
+            Memory::Host(lines) => elements_mut(lines, self.len).copy_from_slice(values),
+            Memory::Cuda(_, at) => {
+                let done = self.device.gpu().upload(*at, bytemuck::cast_slice(values));
+                done.unwrap_or_else(|e| fail(e));
+            }
+            Memory::Meta => {}
         }
     }
 
     /// Sets every element.
     pub fn fill(&mut self, value: T) {
-        if self.device.0.kind == Kind::Cpu {
-            self.host_mut().fill(value);
+        match &mut self.memory {
+            Memory::Host(lines) => elements_mut(lines, self.len).fill(value),
+            Memory::Cuda(_, at) => {
+                let done = self.device.gpu().fill(*at, bytemuck::bytes_of(&value), self.len);
+                done.unwrap_or_else(|e| fail(e));
+            }
+            Memory::Meta => {}
         }
     }
+}
+
+fn address<T: Element>(at: u64, len: usize, r: &Range<usize>) -> DevicePtr {
+    assert!(r.start <= r.end && r.end <= len, "range {r:?} of {len} elements");
+    DevicePtr(at).offset(r.start * size_of::<T>())
+}
+
+fn elements<T: Element>(lines: &[Line], len: usize) -> &[T] {
+    &bytemuck::cast_slice(lines)[..len]
+}
+
+fn elements_mut<T: Element>(lines: &mut [Line], len: usize) -> &mut [T] {
+    &mut bytemuck::cast_slice_mut(lines)[..len]
 }
 
 impl<T: Element> Clone for Buffer<T> {
     fn clone(&self) -> Self {
         let mut b = Buffer::new(&self.device, self.len);
-        if self.device.0.kind == Kind::Cpu {
-            b.host_mut().copy_from_slice(self.host());
+        match (&self.memory, &mut b.memory) {
+            (Memory::Host(from), Memory::Host(to)) => {
+                elements_mut::<T>(to, self.len).copy_from_slice(elements(from, self.len));
+            }
+            (Memory::Cuda(_, from), Memory::Cuda(_, to)) => {
+                let done = self.device.gpu().copy(*to, *from, self.len * size_of::<T>());
+                done.unwrap_or_else(|e| fail(e));
+            }
+            _ => {}
         }
         b
     }
@@ -140,9 +180,11 @@ impl<T: Element> Clone for Buffer<T> {
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
         self.device.count_free(self.len * size_of::<T>());
-        if !self.lines.is_empty() {
-            let lines = std::mem::take(&mut self.lines);
-            self.device.0.pool.lock().expect("pool lock").give(lines);
+        match std::mem::replace(&mut self.memory, Memory::Meta) {
+            Memory::Host(lines) if lines.is_empty() => {}
+            Memory::Host(lines) => self.device.0.pool.lock().expect("pool lock").give(lines.len(), lines),
+            Memory::Cuda(class, at) => self.device.gpu().give(class, at),
+            Memory::Meta => {}
         }
     }
 }

@@ -4,15 +4,21 @@
 //!
 //! **Architecture Invariant:** this crate knows kernels only through `kernel-abi`'s [`Kernel`] trait.
 mod buffer;
+mod cuda;
 mod pool;
 
 pub use buffer::{Buffer, Element};
+pub use cuda::{DeviceError, Graph};
 pub use kernel_abi::{Cost, In, Kernel, Out};
 
-use pool::Pool;
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use cuda::Gpu;
+use pool::{Classes, Line};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// Where kernels run. Cloning is cheap and refers to the same device and memory pool.
@@ -21,7 +27,8 @@ pub struct Device(Arc<Inner>);
 
 struct Inner {
     kind: Kind,
-    pool: Mutex<Pool>,
+    gpu: Option<Arc<Gpu>>,
+    pool: Mutex<Classes<Vec<Line>>>,
     cost: Mutex<Cost>,
     live: AtomicUsize,
     peak: AtomicUsize,
@@ -30,6 +37,7 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Cpu,
+    Cuda,
     Meta,
 }
 
@@ -42,18 +50,40 @@ impl std::fmt::Debug for Device {
 impl Device {
     /// The native CPU device.
     pub fn cpu() -> Device {
-        Device::new(Kind::Cpu)
+        Device::new(Kind::Cpu, None)
+    }
+
+    /// A GPU of the system's CUDA driver, by its number.
+    ///
+    /// # Errors
+    /// When there is no driver or no such device.
+    pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
+        Ok(Device::new(Kind::Cuda, Some(Arc::new(Gpu::open(None, ordinal)?))))
+    }
+
+    /// A GPU of the driver library at `path`, such as the stand-in that runs PTX on the CPU.
+    ///
+    /// # Errors
+    /// When it is no CUDA driver or has no such device.
+    pub fn cuda_from(path: &Path, ordinal: usize) -> Result<Device, DeviceError> {
+        Ok(Device::new(Kind::Cuda, Some(Arc::new(Gpu::open(Some(path), ordinal)?))))
+    }
+
+    /// The system's first GPU if there is one, else the CPU.
+    pub fn auto() -> Device {
+        Device::cuda(0).unwrap_or_else(|_| Device::cpu())
     }
 
     /// A dry run: allocates shapes, computes nothing, adds up the kernels' costs.
     pub fn meta() -> Device {
-        Device::new(Kind::Meta)
+        Device::new(Kind::Meta, None)
     }
 
-    fn new(kind: Kind) -> Device {
+    fn new(kind: Kind, gpu: Option<Arc<Gpu>>) -> Device {
         Device(Arc::new(Inner {
             kind,
-            pool: Mutex::new(Pool::default()),
+            gpu,
+            pool: Mutex::new(Classes::default()),
             cost: Mutex::new(Cost::default()),
             live: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -64,8 +94,22 @@ impl Device {
     pub fn name(&self) -> &'static str {
         match self.0.kind {
             Kind::Cpu => "cpu",
+            Kind::Cuda => "cuda",
             Kind::Meta => "meta",
         }
+    }
+
+    /// What the device is, in words: the GPU's name, or as [`Device::name`].
+    pub fn description(&self) -> String {
+        match &self.0.gpu {
+            Some(gpu) => gpu.name().to_string(),
+            None => self.name().to_string(),
+        }
+    }
+
+    /// True when kernels run on the host's threads, so that more than one caller at a time makes sense.
+    pub fn runs_on_host(&self) -> bool {
+        self.0.kind == Kind::Cpu
     }
 
     /// True when buffers hold no values, so that code that branches on results can skip the branch.
@@ -77,8 +121,8 @@ impl Device {
     ///
     /// # Panics
     /// When the arguments do not fit the kernel's shape: shapes are checked where they enter the system
-    /// (model configuration, file headers), so a mismatch here is a bug of the caller. Use
-    /// [`Device::try_run`] to get the error as a value.
+    /// (model configuration, file headers), so a mismatch here is a bug of the caller. Or when a GPU fails; the
+    /// panic's payload is then a [`DeviceError`]. Use [`Device::try_run`] to get the error of a shape as a value.
     #[inline]
     pub fn run<K: Kernel>(&self, kernel: &K, args: K::Args<'_>) {
         if let Err(e) = self.try_run(kernel, args) {
@@ -92,6 +136,16 @@ impl Device {
         kernel.check(&args)?;
         match self.0.kind {
             Kind::Cpu => kernel.cpu(args),
+            Kind::Cuda => {
+                let mut scratch = 0;
+                let mut workspace = |bytes| {
+                    scratch += bytes;
+                    self.count_alloc(bytes);
+                };
+                let done = kernel.ptx(args, &mut self.gpu().call(&mut workspace));
+                self.count_free(scratch);
+                done.unwrap_or_else(|e| fail(DeviceError { call: e.kernel, problem: e.problem }));
+            }
             Kind::Meta => *self.0.cost.lock().expect("cost lock") += kernel.cost(),
         }
         Ok(())
@@ -132,9 +186,23 @@ impl Device {
         self.0.peak.store(self.live_bytes(), Ordering::Relaxed);
     }
 
+    /// Waits until everything submitted so far is done.
+    pub fn wait(&self) {
+        if let Some(gpu) = &self.0.gpu {
+            gpu.wait().unwrap_or_else(|e| fail(e));
+        }
+    }
+
+    fn gpu(&self) -> &Gpu {
+        self.0.gpu.as_ref().expect("a CUDA device has a GPU")
+    }
+
     /// Returns cached, unused memory to the system.
     pub fn trim(&self) {
-        self.0.pool.lock().expect("pool lock").clear();
+        if let Some(gpu) = &self.0.gpu {
+            gpu.trim();
+        }
+        self.0.pool.lock().expect("pool lock").drain().for_each(drop);
     }
 
     /// The summed cost of all kernels run on a dry-run device.
@@ -150,4 +218,11 @@ impl Device {
     fn count_free(&self, bytes: usize) {
         self.0.live.fetch_sub(bytes, Ordering::Relaxed);
     }
+}
+
+/// A GPU that failed has nothing to go on with: the error travels as the panic's payload, past code that has no use for
+/// it, to whoever runs the stage.
+fn fail(error: DeviceError) -> ! {
+    // Not `panic_any`: no message of a crash for what is reported as an error.
+    std::panic::resume_unwind(Box::new(error))
 }

@@ -3,43 +3,59 @@
 
 use std::collections::BTreeMap;
 
-/// A cache line: the unit of allocation, so that every buffer is 64-byte aligned.
+/// A cache line: the unit of allocation on the host, so that every buffer is 64-byte aligned.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; 64]);
 
 pub(crate) const LINE: usize = 64;
 
-#[derive(Default)]
-pub(crate) struct Pool {
-    free: BTreeMap<usize, Vec<Vec<Line>>>,
+/// Free blocks by size class.
+pub(crate) struct Classes<B> {
+    free: BTreeMap<usize, Vec<B>>,
 }
 
-/// Sizes are rounded up to eighths of a power of two: at most 12.5 % is lost, and near sizes share blocks.
-fn class(lines: usize) -> usize {
-    if lines <= 8 {
-        return lines;
+impl<B> Default for Classes<B> {
+    fn default() -> Self {
+        Classes { free: BTreeMap::new() }
     }
-    let step = lines.next_power_of_two() / 16;
-    lines.div_ceil(step) * step
 }
 
-impl Pool {
-    /// A block of at least `lines` lines (contents unspecified), recycled when one of the class is free.
-    pub(crate) fn take(&mut self, lines: usize) -> Vec<Line> {
-        let class = class(lines);
-        match self.free.get_mut(&class).and_then(Vec::pop) {
-            Some(block) => block,
-            None => vec![bytemuck::Zeroable::zeroed(); class],
+impl<B> Classes<B> {
+    /// Sizes are rounded up to eighths of a power of two: at most 12.5 % is lost, and near sizes share blocks.
+    pub(crate) fn class(units: usize) -> usize {
+        if units <= 8 {
+            return units;
         }
+        let step = units.next_power_of_two() / 16;
+        units.div_ceil(step) * step
     }
 
-    pub(crate) fn give(&mut self, block: Vec<Line>) {
-        self.free.entry(block.len()).or_default().push(block);
+    /// A free block of the class.
+    pub(crate) fn take(&mut self, class: usize) -> Option<B> {
+        self.free.get_mut(&class).and_then(Vec::pop)
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.free.clear();
+    pub(crate) fn give(&mut self, class: usize, block: B) {
+        self.free.entry(class).or_default().push(block);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.free.values().all(Vec::is_empty)
+    }
+
+    /// All free blocks with their classes.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (usize, B)> + use<B> {
+        let free = std::mem::take(&mut self.free);
+        free.into_iter().flat_map(|(class, blocks)| blocks.into_iter().map(move |b| (class, b)))
+    }
+}
+
+impl Classes<Vec<Line>> {
+    /// A block of at least `lines` lines (contents unspecified), recycled when one of the class is free.
+    pub(crate) fn lines(&mut self, lines: usize) -> Vec<Line> {
+        let class = Self::class(lines);
+        self.take(class).unwrap_or_else(|| vec![bytemuck::Zeroable::zeroed(); class])
     }
 }
 
@@ -49,12 +65,13 @@ mod tests {
 
     #[test]
     fn a_freed_block_is_reused_for_a_near_size() {
-        let mut pool = Pool::default();
-        let a = pool.take(1000);
+        let mut pool = Classes::default();
+        let a = pool.lines(1000);
         let at = a.as_ptr();
-        pool.give(a);
-        let b = pool.take(990);
+        pool.give(a.len(), a);
+        let b = pool.lines(990);
         assert_eq!(b.as_ptr(), at);
+        let class = Classes::<u64>::class;
         assert!((1..100_000).step_by(37).all(|n| class(n) >= n && class(n) <= n + n / 8 + 1));
     }
 }

@@ -3,8 +3,8 @@
 //! ```no_run
 //! use ferrotune::{config::Config, pipeline};
 //! let config = Config::embedded();
-//! let out = std::path::Path::new("runs/mine");
-//! let done = pipeline::train(pipeline::Request { config, out, resume: false, stage: None, quiet: true })?;
+//! let (device, out) = (ferrotune::device::Device::cpu(), std::path::Path::new("runs/mine"));
+//! let done = pipeline::train(pipeline::Request { config, device, out, resume: false, stage: None, quiet: true })?;
 //! println!("{}", done.table);
 //! # Ok::<(), ferrotune::error::Error>(())
 //! ```

@@ -123,7 +123,8 @@ impl Model {
                 Request { index, stream: *stream, prompt }
             })
             .collect();
-        let groups = if self.weight_bytes() <= CACHE_RESIDENT_BYTES { cpu::threads() } else { 1 };
+        let resident = self.device().runs_on_host() && self.weight_bytes() <= CACHE_RESIDENT_BYTES;
+        let groups = if resident { cpu::threads() } else { 1 };
         let size = requests.len().div_ceil(groups).max(1);
         let run = |group: &[Request<'_>]| self.generate_group(group, sampling, pass, value_head, progress);
         let groups: Vec<_> = requests.chunks(size).collect();

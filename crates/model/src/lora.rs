@@ -2,6 +2,7 @@
 
 use crate::{build::Model, init::Rng};
 use autograd::{LoraSegment, ParamId, ParamKind};
+use device::Device;
 use serde::{Deserialize, Serialize};
 
 /// Which outputs an adapter sits on.
@@ -136,12 +137,10 @@ impl Model {
             let (a, b) = (self.params.get(s.a), self.params.get(s.b));
             let kernel = lora::LoraMerge { n_in: a.cols, n_out: b.rows, rank: a.rows, scale: s.scale };
             let rows = s.col_offset * a.cols..(s.col_offset + b.rows) * a.cols;
-            let args = lora::LoraMergeArgs {
-                a: self.params.data(s.a).arg(),
-                b: self.params.data(s.b).arg(),
-                w: (&mut w[rows]).into(),
-            };
-            self.device().run(&kernel, args);
+            let (a, b) = (self.params.data(s.a).to_vec(), self.params.data(s.b).to_vec());
+            // On the host, where the merged weight goes next.
+            let args = lora::LoraMergeArgs { a: (&a).into(), b: (&b).into(), w: (&mut w[rows]).into() };
+            Device::cpu().run(&kernel, args);
         }
         Some(w)
     }

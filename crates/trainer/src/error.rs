@@ -46,6 +46,14 @@ pub enum Error {
         /// The first place it was seen.
         whence: String,
     },
+    /// The GPU or its driver failed.
+    #[error("stage `{stage}`: {source}\n  the last good checkpoint is kept; continue with --resume")]
+    Device {
+        /// Stage name.
+        stage: &'static str,
+        /// The driver's words.
+        source: device::DeviceError,
+    },
     /// Anything inside a stage, with the stage and step.
     #[error(
         "stage `{stage}`, step {step}: {source}\n  the last good checkpoint is kept; continue with --resume"
@@ -91,7 +99,10 @@ impl Error {
 
     pub(crate) fn at(self, stage: &'static str, step: usize) -> Error {
         match self {
-            stop @ (Error::Interrupted { .. } | Error::Alarm { .. } | Error::Step { .. }) => stop,
+            stop @ (Error::Interrupted { .. }
+            | Error::Alarm { .. }
+            | Error::Device { .. }
+            | Error::Step { .. }) => stop,
             source => Error::Step { stage, step, source: Box::new(source) },
         }
     }

@@ -29,8 +29,3 @@ pub mod steps;
 pub mod summary;
 pub mod supervised;
 pub mod text;
-
-/// The device that stages run on.
-pub fn device() -> device::Device {
-    device::Device::cpu()
-}

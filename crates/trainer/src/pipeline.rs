@@ -8,8 +8,13 @@ use crate::{
     run::Run,
     summary, supervised,
 };
+use device::{Device, DeviceError};
 use serde_json::{Value, json};
-use std::{path::Path, time::Instant};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
+    time::Instant,
+};
 
 /// A stage: its name, and what it does.
 struct Stage {
@@ -33,6 +38,8 @@ pub const STAGE_NAMES: [&str; 6] = ["pretrain", "sft", "reward", "ppo", "merge",
 pub struct Request<'a> {
     /// Settings.
     pub config: Config,
+    /// Where tensors live and kernels run.
+    pub device: Device,
     /// Run directory.
     pub out: &'a Path,
     /// Continue what is there.
@@ -63,7 +70,7 @@ pub fn train(request: Request<'_>) -> Result<Done> {
     }
     let threads = request.config.run.threads;
     cpu::set_threads(threads);
-    let mut run = Run::open(request.config, request.out, request.resume, request.quiet)?;
+    let mut run = Run::open(request.config, request.device, request.out, request.resume, request.quiet)?;
     let c = &run.config;
     let corpus = Corpus::load(&c.data, c.run.seed, c.eval.prompts)?;
     for stage in STAGES {
@@ -91,11 +98,21 @@ pub fn train(request: Request<'_>) -> Result<Done> {
 fn run_stage(run: &mut Run, stage: &Stage, corpus: &Corpus) -> Result<()> {
     let start = Instant::now();
     run.device.reset_peak();
-    let mut result = (stage.run)(run, corpus)?;
+    let mut result = catch_device(|| (stage.run)(run, corpus))
+        .unwrap_or_else(|source| Err(Error::Device { stage: stage.name, source }))?;
     // After a resume only this process's share of the time is known.
     result["seconds"] = json!(start.elapsed().as_secs_f64());
     result["peak_memory_bytes"] = json!(run.device.peak_bytes());
     run.writer.flush()?;
     run.device.trim();
     run.dir.finish(stage.name, result)
+}
+
+/// Runs `work`; a GPU that fails in it unwinds with a [`DeviceError`], any other panic goes on.
+fn catch_device<T>(work: impl FnOnce() -> T) -> std::result::Result<T, DeviceError> {
+    // What the stage was changing is not looked at again: the process ends with the error.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| match payload.downcast::<DeviceError>() {
+        Ok(e) => *e,
+        Err(other) => resume_unwind(other),
+    })
 }

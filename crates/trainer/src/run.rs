@@ -32,12 +32,18 @@ impl Run {
     /// Opens or continues a run in `out`.
     ///
     /// # Errors
-    /// When the settings are refused, the directory is taken, or it was begun with other settings.
-    pub fn open(config: Config, out: &Path, resume: bool, quiet: bool) -> Result<Run> {
+    /// When the settings are refused, the directory is taken, or it was begun with other settings or on another device
+    /// (whose sums have other last bits: the run would not repeat an unbroken one).
+    pub fn open(config: Config, device: Device, out: &Path, resume: bool, quiet: bool) -> Result<Run> {
         config.validate()?;
         let mut dir = RunDir::open(out, resume)?;
         let path = dir.path("config.toml");
-        if dir.result("start").is_some() {
+        if let Some(start) = dir.result("start") {
+            let before = start["device"].as_str().unwrap_or("cpu");
+            if before != device.name() {
+                let problem = format!("was begun on device `{before}`; continue with --device {before}");
+                return Err(Error::RunDir { dir: out.to_path_buf(), problem });
+            }
             let before = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
             let now = config.to_toml();
             let differs = |(a, b): &(&str, &str)| a != b && !FREE.iter().any(|f| b.starts_with(f));
@@ -48,11 +54,14 @@ impl Run {
             }
         } else {
             dir.write("config.toml", config.to_toml().as_bytes())?;
-            dir.finish("start", serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))?;
+            dir.finish(
+                "start",
+                serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "device": device.name() }),
+            )?;
         }
         let writer = MetricsWriter::open(&dir.path("metrics.jsonl"))?;
         let checkpoint_every = Duration::from_secs_f64(config.run.checkpoint_seconds.max(0.0));
-        Ok(Run { config, dir, writer, device: crate::device(), quiet, checkpoint_every })
+        Ok(Run { config, dir, writer, device, quiet, checkpoint_every })
     }
 
     /// Says something on standard error, unless quiet.
