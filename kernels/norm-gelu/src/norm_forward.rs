@@ -3,7 +3,11 @@
 //!
 //! The row stays in the first-level cache for its three passes: sum, squared deviations, output.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{layout, ptx};
+use kernel_abi::{
+    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Module, Out, expect_len,
+    narrow, optional, typed, widen,
+};
 
 /// Which normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +32,15 @@ pub struct NormForward {
 }
 
 /// Arguments of [`NormForward`].
-pub struct NormForwardArgs<'a> {
+pub struct NormForwardArgs<'a, T = f32> {
     /// `[rows, cols]`.
-    pub x: In<'a>,
+    pub x: In<'a, T>,
     /// `[cols]`.
-    pub weight: In<'a>,
+    pub weight: In<'a, T>,
     /// `[cols]`.
-    pub bias: Option<In<'a>>,
+    pub bias: Option<In<'a, T>>,
     /// `[rows, cols]`.
-    pub y: Out<'a>,
+    pub y: Out<'a, T>,
     /// `[rows]`; zero for RMSNorm.
     pub mean: Out<'a>,
     /// `[rows]` 1 / sqrt(variance + eps).
@@ -70,18 +74,69 @@ cpu::simd_fn! {
 /// Rows per task.
 const BLOCK: usize = 16;
 
-impl Kernel for NormForward {
-    type Args<'a> = NormForwardArgs<'a>;
-    const NAME: &'static str = "norm_forward";
-
-    fn check(&self, args: &NormForwardArgs<'_>) -> Result<(), ArgError> {
+impl NormForward {
+    fn check_lens<T>(&self, args: &NormForwardArgs<'_, T>) -> Result<(), ArgError> {
         let NormForward { rows, cols, .. } = *self;
+        layout::check(Self::NAME, rows, cols)?;
         expect_len(Self::NAME, "x", args.x.len(), rows * cols)?;
         expect_len(Self::NAME, "weight", args.weight.len(), cols)?;
         expect_len(Self::NAME, "bias", args.bias.map_or(cols, |b| b.len()), cols)?;
         expect_len(Self::NAME, "y", args.y.len(), rows * cols)?;
         expect_len(Self::NAME, "mean", args.mean.len(), rows)?;
         expect_len(Self::NAME, "rstd", args.rstd.len(), rows)
+    }
+
+    fn launch<T: Float>(
+        &self,
+        args: &NormForwardArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        if self.rows == 0 || self.cols == 0 {
+            return Ok(());
+        }
+        let rows = [args.x.device(), args.weight.device(), optional(args.bias), args.y.device()];
+        let pointers = rows.into_iter().chain([args.mean.device(), args.rstd.device()]);
+        on.launch(launch::<T>(self, &ptx::NORM_FORWARD, "norm_forward", &rows, pointers))
+    }
+}
+
+/// The launch of one of the forward templates: `rows` must be aligned for the fast variant, `pointers` come first among
+/// the parameters.
+pub(crate) fn launch<T: Float>(
+    shape: &NormForward,
+    module: &'static Module,
+    name: &str,
+    rows: &[DevicePtr],
+    pointers: impl Iterator<Item = DevicePtr>,
+) -> Launch {
+    let (cols, suffix) = (shape.cols, layout::access::<T>(shape.cols, rows));
+    let narrow = cols <= layout::NARROW * layout::BLOCK;
+    let (variant, team) = match cols {
+        _ if narrow => ("", layout::team(cols, layout::NARROW)),
+        c if c <= layout::WIDE * layout::BLOCK && suffix != layout::ODD => ("_wide", layout::team(cols, layout::WIDE)),
+        _ => ("_long", layout::BLOCK),
+    };
+    let teams = if narrow { layout::teams(team) } else { 1 };
+    // Enough blocks to fill any GPU, then enough rows each that weights and bias, once a block, are a thirtieth.
+    let all = shape.rows.div_ceil(teams);
+    let grid = if narrow { all.min(all.div_ceil(MOST_ROWS).max(BLOCKS)) } else { all };
+    let launch = Launch::new(module, format_args!("{name}{variant}_{}{suffix}", T::NAME));
+    let launch = pointers.fold(launch.grid(grid, 1, 1).block(team * teams), Launch::arg);
+    let center = u32::from(shape.kind == Norm::Layer);
+    launch.dim(shape.rows).dim(cols).dim(team).arg(center).arg(shape.eps)
+}
+
+/// Blocks that fill a GPU: two to six for each of its multiprocessors.
+const BLOCKS: usize = 512;
+/// Rows that a team walks over before there are more blocks than that.
+const MOST_ROWS: usize = 32;
+
+impl Kernel for NormForward {
+    type Args<'a> = NormForwardArgs<'a>;
+    const NAME: &'static str = "norm_forward";
+
+    fn check(&self, args: &NormForwardArgs<'_>) -> Result<(), ArgError> {
+        self.check_lens(args)
     }
 
     fn cost(&self) -> Cost {
@@ -92,6 +147,10 @@ impl Kernel for NormForward {
             flops: 7 * r * c,
             int8_ops: 0,
         }
+    }
+
+    fn ptx(&self, args: NormForwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.launch(&args, on)
     }
 
     fn cpu(&self, args: NormForwardArgs<'_>) {
@@ -107,5 +166,45 @@ impl Kernel for NormForward {
                 unsafe { (mean.slice(i, 1)[0], rstd.slice(i, 1)[0]) = s };
             }
         });
+    }
+}
+
+typed!(
+    /// [`NormForward`] over 16-bit elements; the statistics are f32.
+    NormForwardOf,
+    NormForward
+);
+
+impl<T: Half> Kernel for NormForwardOf<T> {
+    type Args<'a> = NormForwardArgs<'a, T>;
+    const NAME: &'static str = NormForward::NAME;
+
+    fn check(&self, args: &NormForwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_lens(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let (r, c, wide) = (self.kernel.rows as u64, self.kernel.cols as u64, size_of::<T>() as u64);
+        let (bytes_read, bytes_written) = (wide * (r * c + 2 * c), wide * r * c + 8 * r);
+        Cost { bytes_read, bytes_written, ..self.kernel.cost() }
+    }
+
+    fn cpu(&self, args: NormForwardArgs<'_, T>) {
+        let y = args.y.host();
+        let mut rounded = vec![0.0; y.len()];
+        let bias = args.bias.map(|b| widen(b.host()));
+        self.kernel.cpu(NormForwardArgs {
+            x: (&widen(args.x.host())).into(),
+            weight: (&widen(args.weight.host())).into(),
+            bias: bias.as_ref().map(Into::into),
+            y: (&mut rounded).into(),
+            mean: args.mean,
+            rstd: args.rstd,
+        });
+        narrow(&rounded, y);
+    }
+
+    fn ptx(&self, args: NormForwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launch(&args, on)
     }
 }

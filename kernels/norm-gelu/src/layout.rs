@@ -1,0 +1,72 @@
+//! How rows are laid over threads: which variant of a template, and how many threads.
+
+use kernel_abi::{ArgError, DevicePtr, Float};
+
+/// Elements of a row that a thread holds where the row fits (see `ptx/_rows.ptx`).
+pub const NARROW: usize = 8;
+/// The same in the variants that give up prefetching and resident weights for width.
+pub const WIDE: usize = 16;
+/// Most threads of a block.
+pub const BLOCK: usize = 1024;
+/// Threads of a block that narrow rows share.
+const SHARED_BLOCK: usize = 256;
+
+/// Threads for a row when each holds `each` elements: a power of two from 8 to 32, or whole warps.
+pub fn team(cols: usize, each: usize) -> usize {
+    let threads = cols.div_ceil(each).max(8);
+    if threads <= 32 { threads.next_power_of_two() } else { threads.next_multiple_of(32) }
+}
+
+/// Teams of so many threads in a block.
+pub fn teams(team: usize) -> usize {
+    (SHARED_BLOCK / team).max(1)
+}
+
+/// The suffix of the entries for rows that 16-byte chunks do not divide.
+pub const ODD: &str = "_odd";
+
+/// The suffix of the entry that rows of `cols` elements at those addresses (null ones aside) allow.
+///
+/// The order of every sum depends on `cols` alone: `""` and `"_unaligned"` give the same bits.
+pub fn access<T: Float>(cols: usize, addresses: &[DevicePtr]) -> &'static str {
+    let vector = 16 / size_of::<T>();
+    match (cols.is_multiple_of(vector), addresses.iter().all(|a| a.0.is_multiple_of(16))) {
+        (true, true) => "",
+        (true, false) => "_unaligned",
+        (false, _) => ODD,
+    }
+}
+
+/// Refuses shapes whose numbers of rows, columns or bytes of a row do not fit the kernels' 32-bit counters.
+pub fn check(kernel: &'static str, rows: usize, cols: usize) -> Result<(), ArgError> {
+    let limit = |arg, n: usize, most: usize| match n <= most {
+        true => Ok(()),
+        false => Err(ArgError { kernel, arg, problem: format!("has {n} of them, at most {most}") }),
+    };
+    limit("rows", rows, 1 << 30)?;
+    limit("cols", cols, 1 << 28)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernel_abi::f16;
+
+    #[test]
+    fn teams_fit_rows() {
+        let want = [(1, 8), (64, 8), (65, 16), (256, 32), (257, 64), (768, 96), (2048, 256), (8192, 1024)];
+        for (cols, threads) in want {
+            assert_eq!(team(cols, NARROW), threads, "{cols} columns");
+        }
+        assert_eq!([8, 32, 96, 1024].map(teams), [32, 8, 2, 1]);
+    }
+
+    #[test]
+    fn access_follows_columns_and_addresses() {
+        let at = |a| DevicePtr(4096 + a);
+        assert_eq!(access::<f32>(12, &[at(0), at(16)]), "");
+        assert_eq!(access::<f32>(12, &[at(0), at(4), DevicePtr::NULL]), "_unaligned");
+        assert_eq!(access::<f32>(13, &[at(0)]), "_odd");
+        assert_eq!(access::<f16>(12, &[at(0)]), "_odd");
+    }
+}
