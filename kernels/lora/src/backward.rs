@@ -1,7 +1,13 @@
 //! du = s dy B; dB += s dy^T u; dA += du^T x; dx += du A.
 
-use crate::forward::check_range;
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{
+    forward::check_range,
+    ptx,
+    rows::{Places, Rows, flags, ranks_at_once, whole},
+};
+use kernel_abi::{
+    ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, optional_out,
+};
 use matmul::{Matmul, MatmulArgs};
 use std::cell::RefCell;
 
@@ -107,5 +113,74 @@ impl Kernel for LoraBackward {
             shape.cpu(MatmulArgs { a: (&du).into(), b: args.a, c: dx });
         }
         DU.set(du);
+    }
+
+    fn ptx(&self, args: LoraBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let LoraBackward { m, n_in, n_out, rank, scale, ldy, col_offset } = *self;
+        if m == 0 || rank == 0 {
+            return Ok(());
+        }
+        let du = on.workspace(4 * m * rank)?;
+        let rows = Rows {
+            module: &ptx::BACKWARD,
+            prefix: "backward",
+            m,
+            k: n_out,
+            n: n_in,
+            rank,
+            ldx: ldy,
+            ldy: n_in,
+            down: scale,
+            up: 1.0,
+            columns_first: false,
+            y_bytes: 4,
+        };
+        let x = args.dy.skip(col_offset.min(m * ldy)).device();
+        let y = optional_out(&args.dx);
+        rows.launch(Places { x, w1: args.b.device(), u: du, w2: args.a.device(), y }, on)?;
+        self.gradients(&args, x, du, on)
+    }
+}
+
+/// Rows that one block adds up; a function of the shape alone, as the sums' bits depend on it.
+fn chunk_rows(m: usize, rank: usize) -> usize {
+    // Partial sums of `rank` ranks cost 2 rank / chunk of the bytes that are read.
+    let least = if rank <= 32 { 256 } else { 512 };
+    m.div_ceil(64).next_multiple_of(32).max(least)
+}
+
+impl LoraBackward {
+    /// dB += s dy^T u and dA += du^T x.
+    fn gradients(
+        &self,
+        args: &LoraBackwardArgs<'_>,
+        dy: DevicePtr,
+        du: DevicePtr,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let LoraBackward { m, n_in, n_out, rank, scale, ldy, .. } = *self;
+        let (x, u) = (args.x.device(), args.u.device());
+        let (da, db, len) = (args.da.device(), args.db.device(), rank * (n_in + n_out));
+        let (chunk, r) = (chunk_rows(m, rank), ranks_at_once(rank));
+        let chunks = m.div_ceil(chunk);
+        let partial = if chunks > 1 { on.workspace(4 * chunks * len)? } else { DevicePtr::NULL };
+        let tiles = n_out.div_ceil(64) + n_in.div_ceil(64);
+        if tiles == 0 {
+            return Ok(());
+        }
+        let whole = flags([whole(dy, ldy, 4), whole(u, rank, 4), whole(x, n_in, 4), whole(du, rank, 4)]);
+        let launch = Launch::new(&ptx::GRADIENT, format_args!("gradient_r{r}"))
+            .grid(tiles, rank.div_ceil(r), chunks)
+            .block(256)
+            .shared(3 * 128 * (64 + r));
+        let launch = launch.arg(dy).arg(u).arg(db).arg(x).arg(du).arg(da).arg(partial);
+        let launch = launch.dim(m).dim(n_out).dim(n_in).dim(rank).dim(ldy).dim(chunk);
+        on.launch(launch.arg(scale).arg(whole))?;
+        if chunks == 1 {
+            return Ok(());
+        }
+        let sum = Launch::new(&ptx::GRADIENT, format_args!("gradient_sum"));
+        let sum = sum.grid(len.div_ceil(256), 1, 1).block(256).arg(partial).arg(db).arg(da);
+        on.launch(sum.arg((rank * n_out) as u64).arg(len as u64).arg(scale).dim(chunks))
     }
 }

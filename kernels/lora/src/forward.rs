@@ -1,6 +1,10 @@
 //! u = x A^T, y[:, offset..offset + n_out] += s u B^T.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{
+    ptx,
+    rows::{Places, Rows},
+};
+use kernel_abi::{ArgError, Cost, In, Kernel, LaunchError, Launcher, Out, expect_len};
 use matmul::{Matmul, MatmulArgs};
 
 /// The adapter's contribution to a layer's output.
@@ -103,5 +107,26 @@ impl Kernel for LoraForward {
             ..plain
         };
         up.cpu(MatmulArgs { a: (&*u).into(), b: args.b, c: (&mut y[col_offset..]).into() });
+    }
+
+    fn ptx(&self, args: LoraForwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let LoraForward { m, n_in, n_out, rank, scale, ldy, col_offset } = *self;
+        let rows = Rows {
+            module: &ptx::FORWARD,
+            prefix: "forward",
+            m,
+            k: n_in,
+            n: n_out,
+            rank,
+            ldx: n_in,
+            ldy,
+            down: 1.0,
+            up: scale,
+            columns_first: true,
+            y_bytes: 4,
+        };
+        let y = args.y.skip(col_offset.min(m * ldy)).device();
+        let (x, w1, u, w2) = (args.x.device(), args.a.device(), args.u.device(), args.b.device());
+        rows.launch(Places { x, w1, u, w2, y }, on)
     }
 }

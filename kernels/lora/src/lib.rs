@@ -5,7 +5,13 @@
 mod backward;
 mod forward;
 mod merge;
+mod rows;
 
 pub use backward::{LoraBackward, LoraBackwardArgs};
 pub use forward::{LoraForward, LoraForwardArgs};
 pub use merge::{LoraMerge, LoraMergeArgs};
+
+/// The family's PTX.
+pub mod ptx {
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}

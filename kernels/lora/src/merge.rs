@@ -1,6 +1,10 @@
 //! W += s B A.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{
+    ptx,
+    rows::{Places, Rows},
+};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, LaunchError, Launcher, Out, expect_len};
 use matmul::{Matmul, MatmulArgs};
 
 /// Adds an adapter into the weight it sits on; with a negative scale, takes it out again.
@@ -61,5 +65,26 @@ impl Kernel for LoraMerge {
             accumulate: true,
         };
         shape.cpu(MatmulArgs { a: args.b, b: args.a, c: args.w });
+    }
+
+    fn ptx(&self, args: LoraMergeArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        // The second product of the backward pass, with B for du and W for dx.
+        let LoraMerge { n_in, n_out, rank, scale } = *self;
+        let rows = Rows {
+            module: &ptx::BACKWARD,
+            prefix: "backward",
+            m: n_out,
+            k: 0,
+            n: n_in,
+            rank,
+            ldx: 0,
+            ldy: n_in,
+            down: 1.0,
+            up: scale,
+            columns_first: false,
+            y_bytes: 4,
+        };
+        let (u, w2, y) = (args.b.device(), args.a.device(), args.w.device());
+        rows.launch(Places { x: DevicePtr::NULL, w1: DevicePtr::NULL, u, w2, y }, on)
     }
 }
