@@ -1,13 +1,15 @@
 //! Attention over a key-value cache that the rows are appended to: prefill and decode in one kernel.
 //!
 //! Keys lie in the blocks that the inner product wants, values as rows, per slot and head; nothing is
-//! repacked when a token is added. One task per (slot of this batch, key/value head).
+//! repacked when a token is added. The PTX keeps keys as rows too: a cache belongs to the device that fills it. One task per (slot of this batch, key/value head).
 
 use crate::{
-    forward::Columns,
+    forward::{Columns, tile_bytes},
     inner::{LANES, attend, blocks_len, put, with_scratch},
+    launch::{SPAN, TILE, padded, scale2, wide},
+    ptx,
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// Elements of the key cache, and of the value cache.
 pub fn cache_len(slots: usize, capacity: usize, kv_heads: usize, head_dim: usize) -> usize {
@@ -32,19 +34,19 @@ pub struct AttentionExtend {
 }
 
 /// Arguments of [`AttentionExtend`].
-pub struct AttentionExtendArgs<'a> {
+pub struct AttentionExtendArgs<'a, T = f32> {
     /// `[rows, (heads + 2 kv_heads) head_dim]`, rotated.
-    pub qkv: In<'a>,
+    pub qkv: In<'a, T>,
     /// `[rows]` slot of each row; a slot's rows are consecutive.
     pub slot: In<'a, u32>,
     /// `[rows]` position of each row in its slot; ascending within a slot.
     pub position: In<'a, u32>,
     /// Keys, `cache_len` elements.
-    pub k_cache: Out<'a>,
+    pub k_cache: Out<'a, T>,
     /// Values, `cache_len` elements.
-    pub v_cache: Out<'a>,
+    pub v_cache: Out<'a, T>,
     /// `[rows, heads head_dim]`.
-    pub out: Out<'a>,
+    pub out: Out<'a, T>,
 }
 
 impl Kernel for AttentionExtend {
@@ -121,5 +123,82 @@ impl Kernel for AttentionExtend {
                 }
             });
         });
+    }
+
+    fn ptx(&self, args: AttentionExtendArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        on.launch(self.append(&args, 4))?;
+        // More rows than slots: some slot gets several, which share its keys as a tile.
+        if self.rows > self.slots { self.tiles(&args, on) } else { self.single_rows(&args, on) }
+    }
+}
+
+impl AttentionExtend {
+    /// Positions that a head of a slot has room for.
+    fn room(&self) -> usize {
+        self.capacity.next_multiple_of(LANES)
+    }
+
+    /// The launch that copies keys and values of elements of `bytes` to the cache.
+    fn append<T>(&self, args: &AttentionExtendArgs<'_, T>, bytes: usize) -> Launch {
+        let AttentionExtend { rows, heads, kv_heads, head_dim: d, slots, capacity } = *self;
+        let (qkv, k, v) = (args.qkv.device(), args.k_cache.device(), args.v_cache.device());
+        let unit = if wide(d, bytes, &[qkv, k, v]) == 1 { 16 } else { bytes };
+        let (width, dim) = ((heads + 2 * kv_heads) * d * bytes / unit, d * bytes / unit);
+        let launch = Launch::new(&ptx::APPEND, format_args!("append_{unit}"))
+            .grid((2 * kv_heads * dim).div_ceil(128), rows.min(65535), 1)
+            .block(128);
+        let launch = launch.arg(qkv).arg(args.slot.device()).arg(args.position.device()).arg(k).arg(v);
+        let launch = launch.dim(rows).dim(width).dim(heads * dim).dim(kv_heads).dim(dim);
+        launch.dim(slots).dim(capacity).dim(self.room())
+    }
+
+    fn columns(&self) -> Columns {
+        Columns { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
+    }
+
+    /// Attention by tiles of rows that continue a slot.
+    fn tiles(&self, args: &AttentionExtendArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let AttentionExtend { rows, heads, kv_heads, head_dim: d, slots, capacity } = *self;
+        let dp = padded(Self::NAME, d, &[32, 64, 96, 128])?;
+        let (qkv, k, v) = (args.qkv.device(), args.k_cache.device(), args.v_cache.device());
+        let out = args.out.device();
+        let launch = Launch::new(&ptx::FORWARD, format_args!("attention_extend_f32_{dp}"))
+            .grid(rows.div_ceil(TILE), heads, 1)
+            .block(128)
+            .shared(tile_bytes(dp));
+        let launch = launch.arg(qkv).arg(args.slot.device()).arg(args.position.device()).arg(k).arg(v);
+        let launch = launch.arg(out).dim(slots).dim(capacity).dim(self.room()).dim(rows);
+        let launch = launch.dim(heads / kv_heads).dim(d).arg(wide(d, 4, &[qkv, k, v, out]));
+        on.launch(launch.arg(scale2(self.columns())))
+    }
+
+    /// Attention row by row, long contexts in spans side by side.
+    fn single_rows(&self, args: &AttentionExtendArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let AttentionExtend { rows, heads, kv_heads, head_dim: d, slots, capacity } = *self;
+        let dp = padded(Self::NAME, d, &[32, 64, 128])?;
+        let (qkv, k, v) = (args.qkv.device(), args.k_cache.device(), args.v_cache.device());
+        let (out, slot, position) = (args.out.device(), args.slot.device(), args.position.device());
+        let (group, spans) = (heads / kv_heads, capacity.div_ceil(SPAN));
+        let g = if group == 1 { 1 } else { 4 };
+        let partial = match spans {
+            1 => DevicePtr::NULL,
+            _ => on.workspace(4 * spans * rows * heads * (d + 2))?,
+        };
+        let launch = Launch::new(&ptx::DECODE, format_args!("attention_decode_f32_{g}_{dp}"))
+            .grid(rows, kv_heads * group.div_ceil(g), spans)
+            .block(128)
+            .shared(8 * 32 * 36 * 4 + g * (dp * 4 + 512 + 32));
+        let launch = launch.arg(qkv).arg(slot).arg(position).arg(k).arg(v).arg(out).arg(partial);
+        let launch = launch.dim(kv_heads).dim(group).dim(d).dim(slots).dim(capacity).dim(self.room());
+        on.launch(launch.arg(wide(d, 4, &[qkv, k, v])).arg(scale2(self.columns())))?;
+        if spans == 1 {
+            return Ok(());
+        }
+        let launch = Launch::new(&ptx::DECODE, format_args!("attention_merge_f32")).grid(rows * heads, 1, 1);
+        let launch = launch.block(128).arg(slot).arg(position).arg(partial).arg(out);
+        on.launch(launch.dim(rows).dim(heads).dim(d).dim(slots).dim(capacity))
     }
 }

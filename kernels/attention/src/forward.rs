@@ -1,7 +1,9 @@
 //! Causal attention over a ragged batch; one task per sequence and key/value head.
 
 use crate::inner::{GROUP, LANES, attend, attend_group, blocks_len, put_all, with_scratch};
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::launch::{TILE, padded, scale2, wide};
+use crate::ptx;
+use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// out = softmax(q k^T / sqrt(head_dim), causal) v for every sequence and head.
 #[derive(Debug, Clone, Copy)]
@@ -154,4 +156,26 @@ impl Kernel for AttentionForward {
             });
         });
     }
+
+    fn ptx(&self, args: AttentionForwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let AttentionForward { rows, heads, kv_heads, head_dim: d } = *self;
+        let (c, sequences) = (Columns { heads, kv_heads, head_dim: d }, args.starts.len().saturating_sub(1));
+        if rows == 0 || sequences == 0 {
+            return Ok(());
+        }
+        let dp = padded(Self::NAME, d, &[32, 64, 96, 128])?;
+        let (qkv, out) = (args.qkv.device(), args.out.device());
+        let launch = Launch::new(&ptx::FORWARD, format_args!("attention_forward_f32_{dp}"))
+            .grid(rows / TILE + sequences, heads, 1)
+            .block(128)
+            .shared(tile_bytes(dp));
+        let launch = launch.arg(qkv).arg(args.starts.device()).arg(out).arg(args.lse.device()).dim(sequences);
+        let launch = launch.dim(rows).dim(heads / kv_heads).dim(d).arg(wide(d, 4, &[qkv, out]));
+        on.launch(launch.arg(scale2(c)))
+    }
+}
+
+/// Shared memory of a tile in `forward.ptx`: queries, keys, values and probabilities.
+pub(crate) fn tile_bytes(dp: usize) -> usize {
+    (TILE + 64) * (dp + 4) * 4 + TILE * 160
 }

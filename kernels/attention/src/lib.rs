@@ -8,9 +8,15 @@ mod backward;
 mod decode;
 mod forward;
 mod inner;
+mod launch;
 mod rotary;
 
 pub use backward::{AttentionBackward, AttentionBackwardArgs};
 pub use decode::{AttentionExtend, AttentionExtendArgs, cache_len};
 pub use forward::{AttentionForward, AttentionForwardArgs};
-pub use rotary::{Rotary, RotaryArgs};
+pub use rotary::{Rotary, RotaryArgs, RotaryOf};
+
+/// The family's PTX.
+pub mod ptx {
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}

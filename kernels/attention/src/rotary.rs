@@ -3,7 +3,10 @@
 //!
 //! Angles are computed in f64 and tabulated once per position.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::ptx;
+use kernel_abi::{
+    ArgError, Cost, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, narrow, typed, widen,
+};
 use std::{cell::RefCell, rc::Rc};
 
 /// Rotates queries and keys of a fused qkv matrix in place.
@@ -26,9 +29,9 @@ pub struct Rotary {
 }
 
 /// Arguments of [`Rotary`].
-pub struct RotaryArgs<'a> {
+pub struct RotaryArgs<'a, T = f32> {
     /// `[rows, (heads + 2 kv_heads) head_dim]`.
-    pub qkv: Out<'a>,
+    pub qkv: Out<'a, T>,
     /// `[rows]`.
     pub positions: In<'a, u32>,
 }
@@ -46,14 +49,18 @@ thread_local! {
         RefCell::new(Rc::new(Table { rotary_dim: 0, theta: 0.0, cos: Vec::new(), sin: Vec::new() }));
 }
 
+/// Radians that element `i` turns from a position to the next.
+pub(crate) fn frequency(theta: f32, i: usize, rotary_dim: usize) -> f64 {
+    f64::from(theta).powf(-2.0 * i as f64 / rotary_dim as f64)
+}
+
 fn table(rotary_dim: usize, theta: f32, positions: usize) -> Rc<Table> {
     TABLE.with_borrow_mut(|t| {
         let half = rotary_dim / 2;
         if t.rotary_dim != rotary_dim || t.theta != theta || t.cos.len() < positions * half {
             let positions = positions.next_power_of_two().max(128);
             let angle = |i: usize| {
-                let frequency = f64::from(theta).powf(-2.0 * (i % half) as f64 / rotary_dim as f64);
-                (i / half) as f64 * frequency
+                (i / half) as f64 * frequency(theta, i % half, rotary_dim)
             };
             let cos = (0..positions * half).map(|i| angle(i).cos() as f32).collect();
             let sin = (0..positions * half).map(|i| angle(i).sin() as f32).collect();
@@ -73,11 +80,11 @@ cpu::simd_fn! {
     }
 }
 
-impl Kernel for Rotary {
-    type Args<'a> = RotaryArgs<'a>;
-    const NAME: &'static str = "rotary";
+/// Frequencies that `rotary.ptx` takes with the launch.
+const FREQUENCIES: usize = 384;
 
-    fn check(&self, args: &RotaryArgs<'_>) -> Result<(), ArgError> {
+impl Rotary {
+    fn check_lens<T>(&self, args: &RotaryArgs<'_, T>) -> Result<(), ArgError> {
         let Rotary { rows, heads, kv_heads, head_dim, rotary_dim, .. } = *self;
         if rotary_dim % 2 != 0 || rotary_dim > head_dim {
             let problem = format!("{rotary_dim} of {head_dim}: must be even and at most the head's size");
@@ -85,6 +92,37 @@ impl Kernel for Rotary {
         }
         expect_len(Self::NAME, "qkv", args.qkv.len(), rows * (heads + 2 * kv_heads) * head_dim)?;
         expect_len(Self::NAME, "positions", args.positions.len(), rows)
+    }
+
+    fn launch<T: Float>(&self, args: &RotaryArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let Rotary { rows, heads, kv_heads, head_dim, rotary_dim, theta, inverse } = *self;
+        let half = rotary_dim / 2;
+        if rows == 0 || half == 0 {
+            return Ok(());
+        }
+        if half > FREQUENCIES {
+            let problem = format!("rotary_dim {rotary_dim}: the PTX takes at most {}", 2 * FREQUENCIES);
+            return Err(LaunchError { kernel: Self::NAME.into(), problem });
+        }
+        let mut frequencies = [0.0f64; FREQUENCIES];
+        for (i, f) in frequencies[..half].iter_mut().enumerate() {
+            *f = frequency(theta, i, rotary_dim);
+        }
+        let (qkv, sign) = (args.qkv.device(), if inverse { -1.0f32 } else { 1.0 });
+        let vectors = [half, head_dim].iter().all(|n| n * size_of::<T>() % 16 == 0) && qkv.0 % 16 == 0;
+        let launch = Launch::new(&ptx::ROTARY, format_args!("rotary_{}", T::NAME)).grid(rows, 1, 1).block(128);
+        let launch = launch.arg(qkv).arg(args.positions.device()).dim((heads + 2 * kv_heads) * head_dim);
+        let launch = launch.dim(heads + kv_heads).dim(head_dim).dim(half).arg(u32::from(vectors)).arg(sign);
+        on.launch(launch.table(&frequencies))
+    }
+}
+
+impl Kernel for Rotary {
+    type Args<'a> = RotaryArgs<'a>;
+    const NAME: &'static str = "rotary";
+
+    fn check(&self, args: &RotaryArgs<'_>) -> Result<(), ArgError> {
+        self.check_lens(args)
     }
 
     fn cost(&self) -> Cost {
@@ -113,5 +151,40 @@ impl Kernel for Rotary {
                 }
             }
         });
+    }
+
+    fn ptx(&self, args: RotaryArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.launch(&args, on)
+    }
+}
+
+typed!(
+    /// [`Rotary`] over 16-bit elements.
+    RotaryOf,
+    Rotary
+);
+
+impl<T: Half> Kernel for RotaryOf<T> {
+    type Args<'a> = RotaryArgs<'a, T>;
+    const NAME: &'static str = "rotary";
+
+    fn check(&self, args: &RotaryArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_lens(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let c = self.kernel.cost();
+        Cost { bytes_read: c.bytes_read / 2, bytes_written: c.bytes_written / 2, ..c }
+    }
+
+    fn cpu(&self, args: RotaryArgs<'_, T>) {
+        let qkv = args.qkv.host();
+        let mut turned = widen(qkv);
+        self.kernel.cpu(RotaryArgs { qkv: (&mut turned).into(), positions: args.positions });
+        narrow(&turned, qkv);
+    }
+
+    fn ptx(&self, args: RotaryArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launch(&args, on)
     }
 }

@@ -1,0 +1,186 @@
+//! The f32 PTX on the VM: against the CPU twin and f64, strict and adversarial; the cache against the full pass.
+
+mod common;
+
+use attention::*;
+use common::*;
+use kernel_abi::Kernel;
+use kernel_test::{Gpu, compare::*, every_way, ptxas};
+use proptest::prelude::*;
+
+fn gpu_forward(gpu: &mut Gpu, s: Shape, qkv: &[f32], starts: &[u32], skip: usize) -> (Vec<f32>, Vec<f32>) {
+    let rows = (qkv.len() - skip) / s.width();
+    let (qkv, starts) = (gpu.upload(qkv), gpu.upload(starts));
+    let (mut out, mut lse) =
+        (gpu.alloc::<f32>(rows * s.heads * s.d + skip), gpu.alloc::<f32>(rows * s.heads));
+    out.write(&vec![7.0; rows * s.heads * s.d + skip]);
+    gpu.run(
+        &s.forward(rows),
+        AttentionForwardArgs {
+            qkv: qkv.arg().skip(skip),
+            starts: starts.arg(),
+            out: out.arg_mut().skip(skip),
+            lse: lse.arg_mut(),
+        },
+    );
+    (out.to_vec()[skip..].to_vec(), lse.to_vec())
+}
+
+fn check_forward(gpu: &mut Gpu, s: Shape, lengths: &[usize], skip: usize) {
+    let starts = starts_of(lengths);
+    let rows = lengths.iter().sum::<usize>();
+    let qkv = values(rows * s.width() + skip, 1);
+    let (out, lse) = gpu_forward(gpu, s, &qkv, &starts, skip);
+    let want = reference(s, &wide(&qkv[skip..]), &starts);
+    assert_close(&format!("out of {s:?} {lengths:?}"), &out, &want.out, 1e-5);
+    assert_close(&format!("lse of {s:?} {lengths:?}"), &lse, &want.lse, 1e-5);
+    let (twin, twin_lse) = forward(s, &qkv[skip..], &starts);
+    assert_close("out against the twin", &out, &wide(&twin), 1e-5);
+    assert_close("lse against the twin", &lse, &wide(&twin_lse), 1e-5);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn forward_is_near_f64(
+        s in shape(70), lengths in prop::collection::vec(0usize..90, 0..4), skip in prop::sample::select(vec![0usize, 1, 4]),
+    ) {
+        check_forward(&mut Gpu::new(), s, &lengths, skip);
+    }
+}
+
+#[test]
+fn forward_at_the_sizes_of_models() {
+    let mut gpu = Gpu::new();
+    for d in [8, 24, 32, 48, 64, 80, 96, 128] {
+        check_forward(&mut gpu, Shape { heads: 2, kv: 1, d }, &[65, 1, 33], 0);
+    }
+}
+
+#[test]
+fn forward_over_several_spans() {
+    check_forward(&mut Gpu::new(), Shape { heads: 1, kv: 1, d: 16 }, &[1100], 0);
+}
+
+#[test]
+fn forward_under_an_adversary() {
+    every_way(|gpu| check_forward(gpu, Shape { heads: 2, kv: 1, d: 20 }, &[70, 3], 0));
+}
+
+fn rotary_case(gpu: &mut Gpu, k: Rotary, positions: &[u32], skip: usize) {
+    let width = (k.heads + 2 * k.kv_heads) * k.head_dim;
+    let x = values(k.rows * width + skip, 3);
+    let (mut gx, p) = (gpu.upload(&x), gpu.upload(positions));
+    gpu.run(&k, RotaryArgs { qkv: gx.arg_mut().skip(skip), positions: p.arg() });
+    let mut twin = x.clone();
+    k.cpu(RotaryArgs { qkv: (&mut twin[skip..]).into(), positions: positions.into() });
+    for (i, (g, w)) in gx.to_vec().iter().zip(&twin).enumerate() {
+        assert!((g - w).abs() < 6e-7, "{k:?} element {i}: {g} instead of {w}");
+    }
+}
+
+#[test]
+fn rotary_equals_the_twin_at_far_positions() {
+    every_way(|gpu| {
+        let positions = [0u32, 1, 7, 1023, 4096, 8191, 131_071, 1_000_003];
+        for (head_dim, rotary_dim, skip) in [(64, 64, 0), (64, 16, 0), (9, 6, 0), (32, 32, 1)] {
+            for inverse in [false, true] {
+                let theta = if skip == 0 { 1e4 } else { 5e5 };
+                let k = Rotary { rows: 8, heads: 3, kv_heads: 1, head_dim, rotary_dim, theta, inverse };
+                rotary_case(gpu, k, &positions, skip);
+            }
+        }
+    });
+}
+
+/// Feeds sequences through the cache in steps: chunk sizes per step and sequence. Rows must have the full pass's bits.
+fn check_cache(gpu: &mut Gpu, s: Shape, slots: usize, capacity: usize, lengths: &[usize], steps: &[Vec<usize>]) {
+    let starts = starts_of(lengths);
+    let (w, rows) = (s.width(), lengths.iter().sum::<usize>());
+    let qkv = values(rows * w, 5);
+    let (full, _) = gpu_forward(gpu, s, &qkv, &starts, 0);
+    let len = cache_len(slots, capacity, s.kv, s.d);
+    let (mut k, mut v) = (gpu.alloc::<f32>(len), gpu.alloc::<f32>(len));
+    let mut done = vec![0; lengths.len()];
+    for chunks in steps {
+        let (mut x, mut slot, mut position, mut from) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (seq, n) in chunks.iter().enumerate() {
+            for p in done[seq]..done[seq] + n {
+                let row = starts[seq] as usize + p;
+                x.extend_from_slice(&qkv[row * w..(row + 1) * w]);
+                slot.push((slots - 1 - seq) as u32);
+                position.push(p as u32);
+                from.push(row);
+            }
+            done[seq] += n;
+        }
+        let (gx, gslot, gposition) = (gpu.upload(&x), gpu.upload(&slot), gpu.upload(&position));
+        let mut out = gpu.alloc::<f32>(from.len() * s.heads * s.d);
+        let kernel = s.extend(from.len(), slots, capacity);
+        gpu.run(
+            &kernel,
+            AttentionExtendArgs {
+                qkv: gx.arg(),
+                slot: gslot.arg(),
+                position: gposition.arg(),
+                k_cache: k.arg_mut(),
+                v_cache: v.arg_mut(),
+                out: out.arg_mut(),
+            },
+        );
+        for (row, got) in from.iter().zip(out.to_vec().chunks(s.heads * s.d)) {
+            assert_eq!(got, &full[row * s.heads * s.d..(row + 1) * s.heads * s.d], "{s:?} row {row}");
+        }
+    }
+    assert_eq!(done, lengths);
+}
+
+#[test]
+fn the_cache_gives_the_bits_of_training() {
+    let mut gpu = Gpu::new();
+    for (heads, kv, d) in [(4, 2, 24), (2, 2, 64), (5, 1, 7), (3, 1, 96), (1, 1, 128)] {
+        let steps = [vec![9, 17, 70], vec![1, 0, 1], vec![1, 1, 1], vec![1, 2, 0], vec![0, 1, 5]];
+        check_cache(&mut gpu, Shape { heads, kv, d }, 4, 90, &[12, 21, 77], &steps);
+        // With slots for all rows every step goes row by row.
+        let steps = [vec![5, 3], vec![1, 1], vec![1, 0]];
+        check_cache(&mut gpu, Shape { heads, kv, d }, 9, 40, &[7, 4], &steps);
+    }
+}
+
+#[test]
+fn the_cache_gives_the_bits_of_training_over_several_spans() {
+    let steps = [vec![1026, 500], vec![1, 11], vec![1, 1], vec![0, 1]];
+    check_cache(&mut Gpu::new(), Shape { heads: 2, kv: 1, d: 8 }, 2, 1040, &[1028, 513], &steps);
+}
+
+#[test]
+fn rows_outside_the_cache_are_nan_and_touch_nothing() {
+    every_way(|gpu| {
+        let s = Shape { heads: 2, kv: 1, d: 8 };
+        for slots in [2, 4] {
+            let (k0, v0) = (vec![0.5f32; cache_len(slots, 16, 1, 8)], vec![0.25f32; cache_len(slots, 16, 1, 8)]);
+            let (mut k, mut v) = (gpu.upload(&k0), gpu.upload(&v0));
+            let qkv = gpu.upload(&values(3 * s.width(), 1));
+            let (slot, position) = (gpu.upload(&[9u32, 0, 1]), gpu.upload(&[0u32, 16, 3]));
+            let mut out = gpu.alloc::<f32>(3 * 16);
+            let args = AttentionExtendArgs {
+                qkv: qkv.arg(),
+                slot: slot.arg(),
+                position: position.arg(),
+                k_cache: k.arg_mut(),
+                v_cache: v.arg_mut(),
+                out: out.arg_mut(),
+            };
+            gpu.run(&s.extend(3, slots, 16), args);
+            let out = out.to_vec();
+            assert!(out[..32].iter().all(|x| x.is_nan()) && out[32..].iter().all(|x| x.is_finite()));
+            let changed = k.to_vec().iter().zip(&k0).filter(|(a, b)| a != b).count();
+            assert_eq!(changed, 8);
+        }
+    });
+}
+
+#[test]
+fn assembles_without_spills() {
+    ptxas::check(ptx::ALL);
+}
