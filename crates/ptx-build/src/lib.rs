@@ -18,7 +18,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const INCLUDE: &[(&str, &str)] = &[("types.ptx", include_str!("include/types.ptx"))];
+const INCLUDE: &[(&str, &str)] = &[
+    ("types.ptx", include_str!("include/types.ptx")),
+    ("math.ptx", include_str!("include/math.ptx")),
+    ("tensor.ptx", include_str!("include/tensor.ptx")),
+];
 
 /// Renders every template in `ptx/` to `OUT_DIR`, and writes `OUT_DIR/modules.rs` with one
 /// `static NAME: kernel_abi::Module` for each and `static ALL` that lists them by name.

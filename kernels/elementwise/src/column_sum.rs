@@ -2,7 +2,11 @@
 //!
 //! Rows are summed in fixed chunks, so neither threads nor tiles change the order; columns are the lanes.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::ptx;
+use kernel_abi::{
+    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len,
+    typed, widen,
+};
 
 /// y[j] += sum over rows of x[i, j].
 #[derive(Debug, Clone, Copy)]
@@ -14,9 +18,9 @@ pub struct ColumnSum {
 }
 
 /// Arguments of [`ColumnSum`].
-pub struct ColumnSumArgs<'a> {
+pub struct ColumnSumArgs<'a, T = f32> {
     /// `[rows, cols]`.
-    pub x: In<'a>,
+    pub x: In<'a, T>,
     /// `[cols]`, added to.
     pub y: Out<'a>,
 }
@@ -31,13 +35,42 @@ cpu::simd_fn! {
     }
 }
 
+/// Rows that one block of the PTX sums: part of the definition of its result.
+const CHUNK: usize = 128;
+
+impl ColumnSum {
+    fn check_lens<T>(&self, args: &ColumnSumArgs<'_, T>) -> Result<(), ArgError> {
+        expect_len(Self::NAME, "x", args.x.len(), self.rows * self.cols)?;
+        expect_len(Self::NAME, "y", args.y.len(), self.cols)
+    }
+
+    /// One launch per 128-fold of the rows; the sums of the first are the rows of the second.
+    fn launch<T: Float>(&self, x: DevicePtr, y: DevicePtr, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        if self.rows == 0 || self.cols == 0 {
+            return Ok(());
+        }
+        let chunks = self.rows.div_ceil(CHUNK);
+        let to = if chunks == 1 { y } else { on.workspace(4 * chunks * self.cols)? };
+        let wide = 16 / size_of::<T>();
+        let vector = if x.0 % 16 == 0 && self.cols.is_multiple_of(wide) { wide } else { 1 };
+        let launch = Launch::new(&ptx::COLUMN_SUM, format_args!("column_sum_{}_v{vector}", T::NAME))
+            .grid(chunks, self.cols.div_ceil(32 * vector), 1)
+            .block(256);
+        let add = u32::from(chunks == 1);
+        on.launch(launch.arg(x).arg(to).dim(self.rows).dim(self.cols).arg(add))?;
+        match chunks {
+            1 => Ok(()),
+            _ => ColumnSum { rows: chunks, ..*self }.launch::<f32>(to, y, on),
+        }
+    }
+}
+
 impl Kernel for ColumnSum {
     type Args<'a> = ColumnSumArgs<'a>;
     const NAME: &'static str = "column_sum";
 
     fn check(&self, args: &ColumnSumArgs<'_>) -> Result<(), ArgError> {
-        expect_len(Self::NAME, "x", args.x.len(), self.rows * self.cols)?;
-        expect_len(Self::NAME, "y", args.y.len(), self.cols)
+        self.check_lens(args)
     }
 
     fn cost(&self) -> Cost {
@@ -51,6 +84,39 @@ impl Kernel for ColumnSum {
             return;
         }
         cpu::par_rows(args.y.host(), 1, 256, self.rows, |first, y| sum_columns(x, cols, first, y));
+    }
+
+    fn ptx(&self, args: ColumnSumArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.launch::<f32>(args.x.device(), args.y.device(), on)
+    }
+}
+
+typed!(
+    /// [`ColumnSum`] of 16-bit elements; y stays f32.
+    ColumnSumOf,
+    ColumnSum
+);
+
+impl<T: Half> Kernel for ColumnSumOf<T> {
+    type Args<'a> = ColumnSumArgs<'a, T>;
+    const NAME: &'static str = "column_sum";
+
+    fn check(&self, args: &ColumnSumArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_lens(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let cost = self.kernel.cost();
+        let halved = (2 * self.kernel.rows * self.kernel.cols) as u64;
+        Cost { bytes_read: cost.bytes_read - halved, ..cost }
+    }
+
+    fn cpu(&self, args: ColumnSumArgs<'_, T>) {
+        self.kernel.cpu(ColumnSumArgs { x: (&widen(args.x.host())).into(), y: args.y });
+    }
+
+    fn ptx(&self, args: ColumnSumArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launch::<T>(args.x.device(), args.y.device(), on)
     }
 }
 

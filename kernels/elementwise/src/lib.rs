@@ -6,8 +6,10 @@ mod column_sum;
 mod rows;
 
 pub use add::{Add, AddArgs, AddOf};
-pub use column_sum::{ColumnSum, ColumnSumArgs};
-pub use rows::{GatherRows, GatherRowsArgs, ScatterAddRows, ScatterAddRowsArgs};
+pub use column_sum::{ColumnSum, ColumnSumArgs, ColumnSumOf};
+pub use rows::{
+    GatherRows, GatherRowsArgs, GatherRowsOf, ScatterAddRows, ScatterAddRowsArgs, ScatterAddRowsOf,
+};
 
 /// The family's PTX.
 pub mod ptx {

@@ -5,6 +5,7 @@
 //! number of rows, the tile it fell into, the threads, or the instruction set.
 mod bf16;
 mod blocks;
+mod dense;
 mod linear;
 mod matmul;
 mod micro;
@@ -17,8 +18,14 @@ pub use bf16::{
     unpack_bf16,
 };
 pub use blocks::for_blocks;
+pub use dense::DenseTile;
 pub use linear::{Linear, LinearArgs};
-pub use matmul::{Matmul, MatmulArgs};
+pub use matmul::{Matmul, MatmulArgs, Tiled};
 pub use micro::Element;
 pub use pack::{PackWeight, PackWeightArgs, packed_len};
 pub use panel::{Strided, Target, product, tile_cols, tile_rows};
+
+/// The family's PTX.
+pub mod ptx {
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}

@@ -5,10 +5,11 @@
 
 use crate::{
     blocks::for_blocks,
+    dense::{Dense, DenseTile, Operand},
     pack::packed_len,
     panel::{Strided, Target, product, tile_cols, tile_rows},
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{ArgError, Cost, In, Kernel, LaunchError, Launcher, Out, expect_len, optional};
 
 /// y = x W^T + bias + residual, W `[n, k]`.
 #[derive(Debug, Clone, Copy)]
@@ -63,5 +64,13 @@ impl Kernel for Linear {
             // SAFETY: `for_blocks` hands each (row, panel) to one task.
             unsafe { product(Strided::rows(x, k), rows, k, slice, panels.start, panels.len(), &target) };
         });
+    }
+
+    fn ptx(&self, args: LinearArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let Linear { m, n, k } = *self;
+        let rows = |at| Operand { at, ld: k, inner: true };
+        let (a, b) = (rows(args.x.device()), rows(args.packed.device()));
+        let (bias, add, out) = (optional(args.bias), optional(args.residual), args.y.device());
+        Dense { m, n, k, a, b, alpha: 1.0, bias, add, out, ldc: n }.launch(DenseTile::of(m, n), on)
     }
 }

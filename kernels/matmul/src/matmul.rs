@@ -2,10 +2,11 @@
 
 use crate::{
     blocks::{for_blocks, for_slices},
+    dense::{Dense, DenseTile, Operand},
     pack::{pack_plain, pack_transposed},
     panel::{Strided, Target, grow, product, tile_cols, tile_rows},
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Out};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, LaunchError, Launcher, Out};
 use std::{cell::RefCell, ops::Range};
 
 /// Up to this many rows, packing all of B first would cost more than the product.
@@ -123,5 +124,55 @@ impl Kernel for Matmul {
             unsafe { product(a, rows, k, slice, panels.start, panels.len(), &target) };
         });
         SCRATCH.set(packed);
+    }
+
+    fn ptx(&self, args: MatmulArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.launch(DenseTile::of(self.m, self.n), args, on)
+    }
+}
+
+impl Matmul {
+    fn launch(
+        &self,
+        tile: DenseTile,
+        args: MatmulArgs<'_>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let Matmul { m, n, k, ta, tb, lda, ldb, ldc, alpha, accumulate } = *self;
+        let out = args.c.device();
+        let a = Operand { at: args.a.device(), ld: lda, inner: !ta };
+        let b = Operand { at: args.b.device(), ld: ldb, inner: tb };
+        let (bias, add) = (DevicePtr::NULL, if accumulate { out } else { DevicePtr::NULL });
+        Dense { m, n, k, a, b, alpha, bias, add, out, ldc }.launch(tile, on)
+    }
+}
+
+/// [`Matmul`] with a given tile instead of the one that suits the shape: for tuning and tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Tiled {
+    /// The product.
+    pub matmul: Matmul,
+    /// The tile; [`DenseTile::Thin`] needs `m <= 16` or `n <= 16`.
+    pub tile: DenseTile,
+}
+
+impl Kernel for Tiled {
+    type Args<'a> = MatmulArgs<'a>;
+    const NAME: &'static str = "matmul_tiled";
+
+    fn check(&self, args: &MatmulArgs<'_>) -> Result<(), ArgError> {
+        self.matmul.check(args)
+    }
+
+    fn cost(&self) -> Cost {
+        self.matmul.cost()
+    }
+
+    fn cpu(&self, args: MatmulArgs<'_>) {
+        self.matmul.cpu(args);
+    }
+
+    fn ptx(&self, args: MatmulArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.matmul.launch(self.tile, args, on)
     }
 }

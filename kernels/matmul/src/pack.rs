@@ -1,7 +1,7 @@
 //! Packing: `[out, in]` weights into panels of `tile_cols()` outputs, inner dimension first.
 
-use crate::panel::tile_cols;
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{panel::tile_cols, ptx};
+use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// Elements of the packed form of an `[n, k]` weight: whole panels, the last one padded with zeros.
 pub fn packed_len(n: usize, k: usize) -> usize {
@@ -9,6 +9,8 @@ pub fn packed_len(n: usize, k: usize) -> usize {
 }
 
 /// Packs an `[n, k]` row-major weight (out, in) for [`crate::Linear`].
+///
+/// On the GPU the packed form is the row-major weight in the first `n * k` elements; the rest is left as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct PackWeight {
     /// Outputs.
@@ -45,6 +47,18 @@ impl Kernel for PackWeight {
         cpu::par_rows(args.packed.host(), k * cols, 1, 2 * k * cols, |p, panel| {
             pack_transposed(w, k, p * cols, cols.min(n - p * cols), k, panel);
         });
+    }
+
+    fn ptx(&self, args: PackWeightArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let (from, to, len) = (args.w.device(), args.packed.device(), self.n * self.k);
+        if len == 0 {
+            return Ok(());
+        }
+        let vectors = if (from.0 | to.0).is_multiple_of(16) { len / 4 } else { 0 };
+        let threads = vectors.max(len - 4 * vectors);
+        let launch =
+            Launch::new(&ptx::PACK, format_args!("pack_f32")).grid(threads.div_ceil(256), 1, 1).block(256);
+        on.launch(launch.arg(from).arg(to).arg(vectors as u64).arg(len as u64))
     }
 }
 
