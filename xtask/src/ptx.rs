@@ -1,6 +1,7 @@
-//! `cargo xtask ptx`: check, run and count PTX files on the VM.
+//! `cargo xtask ptx`: export the kernels; check, run and count PTX files on the VM.
 
 mod arg;
+mod export;
 mod report;
 
 use crate::{fail, vm};
@@ -10,18 +11,22 @@ use std::{fs, path::PathBuf, process::Command, str::FromStr};
 
 const HELP: &str = "\
 Examples:
+  cargo xtask ptx --out kernels-ptx           every kernel as .ptx, with manifest.json for engines in any language
   cargo xtask ptx check kernel.ptx
   cargo xtask ptx run kernel.ptx --entry add --grid 4 --block 256 \\
       --arg iota:f32:1000 --arg iota:f32:1000 --arg zeros:f32:1000 --arg u32:1000
   cargo xtask ptx counters launches.json --gpu rtx3090,a100
   cargo xtask ptx counters -- ./bench";
 
-/// Check, run and count PTX on the VM.
+/// Export the kernels as PTX files; check, run and count PTX on the VM.
 #[derive(clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = HELP, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct Args {
+    /// Write the PTX of every kernel and a manifest to this folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     #[command(subcommand)]
-    command: Sub,
+    command: Option<Sub>,
 }
 
 #[derive(clap::Subcommand)]
@@ -142,10 +147,13 @@ fn checks(text: &str) -> Result<Checks, String> {
 
 /// Runs the subcommand and gives its exit code.
 pub fn run(args: Args) -> i32 {
-    let result = match args.command {
-        Sub::Check(check) => return check_files(&check.files),
-        Sub::Run(run) => run_kernel(&run),
-        Sub::Counters(counters) => show_counters(&counters),
+    let result = match (args.out, args.command) {
+        (_, Some(Sub::Check(check))) => return check_files(&check.files),
+        (_, Some(Sub::Run(run))) => run_kernel(&run),
+        (_, Some(Sub::Counters(counters))) => show_counters(&counters),
+        (Some(out), None) => export::export(&out)
+            .map(|entries| println!("{}: {entries} entries, see manifest.json", out.display())),
+        (None, None) => unreachable!("clap requires one of them"),
     };
     result.map_or_else(fail, |()| 0)
 }

@@ -53,6 +53,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let too_much = unsafe { DeviceBuffer::<u8>::uninitialized(total + 1) };
     assert!(matches!(too_much, Err(CudaError::OutOfMemory)));
 
+    // A kernel of this workspace among the engine's own work, through its adapter.
+    let mut kernels = kernel_cust::OnStream::new(&stream, 86);
+    let mut y = DeviceBuffer::from_slice(&x)?;
+    let args = elementwise::AddArgs { x: kernel_cust::input(&dx), y: kernel_cust::output(&mut y) };
+    kernels.run(&elementwise::Add { len: x.len() }, args)?;
+    let short = elementwise::AddArgs { x: kernel_cust::input(&dx), y: kernel_cust::output(&mut y) };
+    let error = kernels.run(&elementwise::Add { len: 999 }, short).unwrap_err().to_string();
+    assert!(error.contains("argument `x`: has 1000 elements, expected 999"), "{error}");
+    stream.synchronize()?;
+    y.copy_to(&mut sums)?;
+    assert!(sums.iter().zip(&x).all(|(s, x)| *s == 2.0 * x));
+    drop(kernels);
+
     let poke = module.get_function("poke")?;
     // SAFETY: the store goes nowhere, which is the point: the VM catches it.
     unsafe { launch!(poke<<<1, 1, 0, stream>>>(DevicePointer::<u32>::from_raw(0x1000)))? };
