@@ -2,7 +2,8 @@
 //!
 //! One pass: four streams read, three written, nothing else touches memory.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{ptx, table::chunks};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// One optimiser step on `len` weights.
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +38,78 @@ pub struct AdamWArgs<'a> {
     pub v: Out<'a>,
 }
 
+impl AdamW {
+    /// m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) = rate m / (sqrt(v) root + eps), with the constants folded.
+    pub(crate) fn rate_and_root(&self) -> (f32, f32) {
+        let left = |beta: f32| 1.0 - f64::from(beta).powi(self.step as i32);
+        ((f64::from(self.lr) / left(self.beta1)) as f32, (1.0 / left(self.beta2).sqrt()) as f32)
+    }
+
+    /// What the weights keep after the decay.
+    pub(crate) fn keep(&self) -> f32 {
+        1.0 - self.lr * self.weight_decay
+    }
+}
+
+/// Tensors of one launch.
+pub(crate) const MOST: usize = 64;
+
+/// One tensor, as `adamw_N` takes it.
+#[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(crate) struct Row {
+    /// param, grad, m, v.
+    arrays: [u64; 4],
+    len: u64,
+    /// Chunks of the tensors before.
+    first: u32,
+    keep: f32,
+}
+
+impl Row {
+    pub(crate) fn new(kernel: &AdamW, args: &AdamWArgs<'_>, first: usize) -> Row {
+        let arrays = [args.param.device().0, args.grad.device().0, args.m.device().0, args.v.device().0];
+        Row { arrays, len: kernel.len as u64, first: first as u32, keep: kernel.keep() }
+    }
+}
+
+/// What all tensors of a launch have in common, in the order of the parameters.
+pub(crate) struct Constants {
+    scale: f32,
+    rest: [f32; 7],
+}
+
+impl Constants {
+    pub(crate) fn new(k: &AdamW) -> Constants {
+        let (rate, root) = k.rate_and_root();
+        let rest = [rate, root, k.beta1, 1.0 - k.beta1, k.beta2, 1.0 - k.beta2, k.eps];
+        Constants { scale: k.grad_scale, rest }
+    }
+
+    /// Launches `adamw_{capacity}` over `rows`.
+    pub(crate) fn launch(
+        &self,
+        rows: &[Row],
+        capacity: usize,
+        chunks: usize,
+        norm: DevicePtr,
+        max_norm: f32,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let mut table = rows.to_vec();
+        table.resize(capacity, Row::default());
+        let launch = Launch::new(&ptx::ADAMW, format_args!("adamw_{capacity}"))
+            .grid(chunks, 1, 1)
+            .block(256)
+            .table(&table);
+        let launch = launch.dim(rows.len()).arg(norm).arg(self.scale).arg(max_norm);
+        on.launch(self.rest.iter().fold(launch, |launch, c| launch.arg(*c)))
+    }
+}
+
 cpu::simd_fn! {
     fn update(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], k: &AdamW, lr: f32, root: f32) {
-        let keep = 1.0 - k.lr * k.weight_decay;
+        let keep = k.keep();
         for i in 0..p.len() {
             let g = g[i] * k.grad_scale;
             m[i] = k.beta1.mul_add(m[i], (1.0 - k.beta1) * g);
@@ -71,9 +141,7 @@ impl Kernel for AdamW {
 
     fn cpu(&self, args: AdamWArgs<'_>) {
         const BLOCK: usize = 16 * 1024;
-        // m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps), with the constants folded.
-        let lr = (f64::from(self.lr) / (1.0 - f64::from(self.beta1).powi(self.step as i32))) as f32;
-        let root = (1.0 / (1.0 - f64::from(self.beta2).powi(self.step as i32)).sqrt()) as f32;
+        let (lr, root) = self.rate_and_root();
         let grad = args.grad.host();
         let (m, v) = (cpu::Shared::new(args.m.host()), cpu::Shared::new(args.v.host()));
         cpu::par_rows(args.param.host(), 1, BLOCK, 8, |first, p| {
@@ -82,5 +150,13 @@ impl Kernel for AdamW {
             let (m, v) = unsafe { (m.slice(first, n), v.slice(first, n)) };
             update(p, &grad[first..first + n], m, v, self, lr, root);
         });
+    }
+
+    fn ptx(&self, args: AdamWArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        if self.len == 0 {
+            return Ok(());
+        }
+        let row = Row::new(self, &args, 0);
+        Constants::new(self).launch(&[row], 1, chunks(self.len), DevicePtr::NULL, 0.0, on)
     }
 }

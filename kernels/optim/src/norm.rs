@@ -1,6 +1,10 @@
 //! Squared norm of a gradient, in f64 and a fixed order; NaN and infinity come through.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{
+    ptx,
+    table::{Row, chunks},
+};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// out += sum x^2.
 #[derive(Debug, Clone, Copy)]
@@ -17,11 +21,11 @@ pub struct SquaredNormArgs<'a> {
     pub out: Out<'a, f64>,
 }
 
-/// Elements of a partial sum: part of the definition of the result.
+/// Elements of a partial sum: part of the definition of the twin's result.
 const CHUNK: usize = 64 * 1024;
 
 cpu::simd_fn! {
-    fn squares(x: &[f32]) -> f64 {
+    pub(crate) fn squares(x: &[f32]) -> f64 {
         let mut acc = [0.0f64; 8];
         let mut chunks = x.chunks_exact(8);
         for c in &mut chunks {
@@ -59,6 +63,42 @@ impl Kernel for SquaredNorm {
         });
         args.out.host()[0] += partial.iter().sum::<f64>();
     }
+
+    fn ptx(&self, args: SquaredNormArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let blocks = chunks(self.len).min(PARTIALS);
+        let (row, out) = (Row::new(args.x.device(), self.len, 0), args.out.device());
+        match blocks {
+            0 => Ok(()),
+            1 => launch(&[row], 1, 1, out, true, on),
+            _ => {
+                let partials = on.workspace(8 * blocks)?;
+                launch(&[row], 1, chunks(self.len), partials, false, on)?;
+                let sum = Launch::new(&ptx::NORM, format_args!("sum_partials")).block(256);
+                on.launch(sum.arg(partials).dim(blocks).arg(out))
+            }
+        }
+    }
+}
+
+/// Partial sums of squares: part of the definition of a result.
+pub(crate) const PARTIALS: usize = 256;
+
+/// Partial sums over the tensors of `rows`, padded to `capacity` rows.
+pub(crate) fn launch(
+    rows: &[Row],
+    capacity: usize,
+    chunks: usize,
+    out: DevicePtr,
+    add: bool,
+    on: &mut dyn Launcher,
+) -> Result<(), LaunchError> {
+    let mut table = rows.to_vec();
+    table.resize(capacity, Row::default());
+    let launch = Launch::new(&ptx::NORM, format_args!("squared_norm_{capacity}"))
+        .grid(chunks.min(PARTIALS), 1, 1)
+        .block(256)
+        .table(&table);
+    on.launch(launch.dim(rows.len()).dim(chunks).arg(out).arg(u32::from(add)))
 }
 
 /// The factor that brings a gradient of global norm `norm` down to `max_norm` (1 when it is within).
