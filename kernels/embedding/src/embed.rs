@@ -1,8 +1,15 @@
 //! Embedding lookup and its gradient.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::ptx;
+use elementwise::{GatherRows, GatherRowsArgs, ScatterAddRows, ScatterAddRowsArgs};
+use kernel_abi::{
+    ArgError, Cost, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, narrow, typed,
+    widen,
+};
 
 /// `y[i] (+)= table[ids[i]]`.
+///
+/// With host arguments [`Kernel::check`] refuses a token past the end; on a device its row becomes NaN.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddingForward {
     /// Tokens.
@@ -16,16 +23,18 @@ pub struct EmbeddingForward {
 }
 
 /// Arguments of [`EmbeddingForward`].
-pub struct EmbeddingForwardArgs<'a> {
+pub struct EmbeddingForwardArgs<'a, T = f32> {
     /// `[vocab, cols]`.
-    pub table: In<'a>,
+    pub table: In<'a, T>,
     /// `[rows]`.
     pub ids: In<'a, u32>,
     /// `[rows, cols]`.
-    pub y: Out<'a>,
+    pub y: Out<'a, T>,
 }
 
 /// `dtable[ids[i]] += dy[i]`, in ascending i.
+///
+/// With host arguments [`Kernel::check`] refuses a token past the end; on a device it adds nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddingBackward {
     /// Tokens.
@@ -37,13 +46,13 @@ pub struct EmbeddingBackward {
 }
 
 /// Arguments of [`EmbeddingBackward`].
-pub struct EmbeddingBackwardArgs<'a> {
+pub struct EmbeddingBackwardArgs<'a, T = f32> {
     /// `[rows, cols]`.
-    pub dy: In<'a>,
+    pub dy: In<'a, T>,
     /// `[rows]`.
     pub ids: In<'a, u32>,
     /// `[vocab, cols]`, added to.
-    pub dtable: Out<'a>,
+    pub dtable: Out<'a, T>,
 }
 
 fn check_ids(kernel: &'static str, ids: In<'_, u32>, rows: usize, vocab: usize) -> Result<(), ArgError> {
@@ -59,19 +68,61 @@ fn check_ids(kernel: &'static str, ids: In<'_, u32>, rows: usize, vocab: usize) 
     }
 }
 
-impl Kernel for EmbeddingForward {
-    type Args<'a> = EmbeddingForwardArgs<'a>;
-    const NAME: &'static str = "embedding_forward";
-
-    fn check(&self, args: &EmbeddingForwardArgs<'_>) -> Result<(), ArgError> {
+impl EmbeddingForward {
+    fn check_args<T>(&self, args: &EmbeddingForwardArgs<'_, T>) -> Result<(), ArgError> {
         expect_len(Self::NAME, "table", args.table.len(), self.vocab * self.cols)?;
         expect_len(Self::NAME, "y", args.y.len(), self.rows * self.cols)?;
         check_ids(Self::NAME, args.ids, self.rows, self.vocab)
     }
 
+    fn rows_of(&self) -> GatherRows {
+        GatherRows { rows: self.vocab, picked: self.rows, cols: self.cols }
+    }
+
+    /// y += rows of the table.
+    fn launch<T: Float>(
+        &self,
+        args: &EmbeddingForwardArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        if self.rows * self.cols == 0 {
+            return Ok(());
+        }
+        let (table, y, wide) = (args.table.device(), args.y.device(), 16 / size_of::<T>());
+        let aligned = (table.0 | y.0).is_multiple_of(16) && self.cols.is_multiple_of(wide);
+        let vector = if aligned { wide } else { 1 };
+        let launch = Launch::new(&ptx::EMBEDDING, format_args!("embedding_add_{}_v{vector}", T::NAME))
+            .grid(self.rows.div_ceil(4), self.cols.div_ceil(256).min(65_535), 1)
+            .block(128);
+        let launch = launch.arg(table).arg(args.ids.device()).arg(y);
+        on.launch(launch.dim(self.vocab).dim(self.rows).dim(self.cols))
+    }
+}
+
+impl EmbeddingBackward {
+    fn rows_of(&self) -> ScatterAddRows {
+        ScatterAddRows { rows: self.vocab, picked: self.rows, cols: self.cols }
+    }
+
+    fn check_args<T>(&self, args: &EmbeddingBackwardArgs<'_, T>) -> Result<(), ArgError> {
+        expect_len(Self::NAME, "dy", args.dy.len(), self.rows * self.cols)?;
+        expect_len(Self::NAME, "dtable", args.dtable.len(), self.vocab * self.cols)?;
+        check_ids(Self::NAME, args.ids, self.rows, self.vocab)
+    }
+}
+
+impl Kernel for EmbeddingForward {
+    type Args<'a> = EmbeddingForwardArgs<'a>;
+    const NAME: &'static str = "embedding_forward";
+
+    fn check(&self, args: &EmbeddingForwardArgs<'_>) -> Result<(), ArgError> {
+        self.check_args(args)
+    }
+
     fn cost(&self) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { bytes_read: 4 * n, bytes_written: 4 * n, ..Cost::default() }
+        let added = if self.accumulate { n } else { 0 };
+        Cost { bytes_read: 4 * (n + added), bytes_written: 4 * n, flops: added, int8_ops: 0 }
     }
 
     fn cpu(&self, args: EmbeddingForwardArgs<'_>) {
@@ -85,6 +136,13 @@ impl Kernel for EmbeddingForward {
             }
         }
     }
+
+    fn ptx(&self, args: EmbeddingForwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        if self.accumulate {
+            return self.launch(&args, on);
+        }
+        self.rows_of().ptx(GatherRowsArgs { x: args.table, index: args.ids, y: args.y }, on)
+    }
 }
 
 impl Kernel for EmbeddingBackward {
@@ -92,9 +150,7 @@ impl Kernel for EmbeddingBackward {
     const NAME: &'static str = "embedding_backward";
 
     fn check(&self, args: &EmbeddingBackwardArgs<'_>) -> Result<(), ArgError> {
-        expect_len(Self::NAME, "dy", args.dy.len(), self.rows * self.cols)?;
-        expect_len(Self::NAME, "dtable", args.dtable.len(), self.vocab * self.cols)?;
-        check_ids(Self::NAME, args.ids, self.rows, self.vocab)
+        self.check_args(args)
     }
 
     fn cost(&self) -> Cost {
@@ -108,6 +164,87 @@ impl Kernel for EmbeddingBackward {
             let row = &mut dtable[*id as usize * cols..][..cols];
             row.iter_mut().zip(dy).for_each(|(r, d)| *r += *d);
         }
+    }
+
+    fn ptx(&self, args: EmbeddingBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.rows_of().ptx(ScatterAddRowsArgs { dy: args.dy, index: args.ids, dx: args.dtable }, on)
+    }
+}
+
+typed!(
+    /// [`EmbeddingForward`] over 16-bit elements.
+    EmbeddingForwardOf,
+    EmbeddingForward
+);
+
+typed!(
+    /// [`EmbeddingBackward`] over 16-bit elements: a row's sum is f32 and rounded once.
+    EmbeddingBackwardOf,
+    EmbeddingBackward
+);
+
+fn halved(cost: Cost) -> Cost {
+    Cost { bytes_read: cost.bytes_read / 2, bytes_written: cost.bytes_written / 2, ..cost }
+}
+
+impl<T: Half> Kernel for EmbeddingForwardOf<T> {
+    type Args<'a> = EmbeddingForwardArgs<'a, T>;
+    const NAME: &'static str = "embedding_forward";
+
+    fn check(&self, args: &EmbeddingForwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_args(args)
+    }
+
+    fn cost(&self) -> Cost {
+        halved(self.kernel.cost())
+    }
+
+    fn cpu(&self, args: EmbeddingForwardArgs<'_, T>) {
+        let y = args.y.host();
+        let (table, mut wide) = (widen(args.table.host()), widen(y));
+        self.kernel.cpu(EmbeddingForwardArgs {
+            table: (&table).into(),
+            ids: args.ids,
+            y: (&mut wide).into(),
+        });
+        narrow(&wide, y);
+    }
+
+    fn ptx(&self, args: EmbeddingForwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        if self.kernel.accumulate {
+            return self.kernel.launch(&args, on);
+        }
+        let args = GatherRowsArgs { x: args.table, index: args.ids, y: args.y };
+        self.kernel.rows_of().of::<T>().ptx(args, on)
+    }
+}
+
+impl<T: Half> Kernel for EmbeddingBackwardOf<T> {
+    type Args<'a> = EmbeddingBackwardArgs<'a, T>;
+    const NAME: &'static str = "embedding_backward";
+
+    fn check(&self, args: &EmbeddingBackwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_args(args)
+    }
+
+    fn cost(&self) -> Cost {
+        halved(self.kernel.cost())
+    }
+
+    fn cpu(&self, args: EmbeddingBackwardArgs<'_, T>) {
+        let dtable = args.dtable.host();
+        let (dy, mut wide) = (widen(args.dy.host()), widen(dtable));
+        self.kernel.cpu(EmbeddingBackwardArgs {
+            dy: (&dy).into(),
+            ids: args.ids,
+            dtable: (&mut wide).into(),
+        });
+        narrow(&wide, dtable);
+    }
+
+    fn ptx(&self, args: EmbeddingBackwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let args = ScatterAddRowsArgs { dy: args.dy, index: args.ids, dx: args.dtable };
+        self.kernel.rows_of().of::<T>().ptx(args, on)
     }
 }
 

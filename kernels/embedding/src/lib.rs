@@ -8,7 +8,15 @@ mod nucleus;
 mod philox;
 mod sample;
 
-pub use dropout::{Dropout, DropoutArgs};
-pub use embed::{EmbeddingBackward, EmbeddingBackwardArgs, EmbeddingForward, EmbeddingForwardArgs};
+pub use dropout::{Dropout, DropoutArgs, DropoutOf};
+pub use embed::{
+    EmbeddingBackward, EmbeddingBackwardArgs, EmbeddingBackwardOf, EmbeddingForward, EmbeddingForwardArgs,
+    EmbeddingForwardOf,
+};
 pub use philox::philox4x32;
 pub use sample::{Sample, SampleArgs};
+
+/// The family's PTX. Lookups and their gradients also launch entries of the elementwise family.
+pub mod ptx {
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}
