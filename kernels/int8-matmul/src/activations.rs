@@ -191,6 +191,9 @@ fn words(k: usize, micro: &Micro) -> usize {
 
 /// Puts a row's elements, four by four, between those of the tile's other rows.
 fn place(line: &[i8], i: usize, height: usize, signs: bool, tile: &mut [u64]) {
+    if line.is_empty() {
+        return;
+    }
     let quads = line.as_chunks::<4>().0.iter().map(|q| u32::from_ne_bytes(q.map(|v| v as u8)));
     if !signs {
         let tile: &mut [u32] = bytemuck::cast_slice_mut(tile);

@@ -5,7 +5,7 @@
 //! and rounds what a 16-bit backward pass rounds. A task turns `tile_cols()` input columns of q into a panel in its
 //! own scratch, once, and runs the register tile over all rows with it: no layer-sized temporary.
 
-use crate::pack::{COLS, packed_len};
+use crate::pack::{COLS, expect_packed};
 use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
 use matmul::{tile_cols, times_packed};
 
@@ -63,7 +63,7 @@ impl Kernel for Int8LinearBackward {
     fn check(&self, args: &Int8LinearBackwardArgs<'_>) -> Result<(), ArgError> {
         let Int8LinearBackward { m, n, k, .. } = *self;
         expect_len(Self::NAME, "dy", args.dy.len(), m * n)?;
-        expect_len(Self::NAME, "packed", args.packed.len(), packed_len(n, k))?;
+        expect_packed(Self::NAME, &args.packed, (n, k))?;
         expect_len(Self::NAME, "scb", args.scb.len(), n)?;
         expect_len(Self::NAME, "dx", args.dx.len(), m * k)
     }

@@ -9,10 +9,13 @@
 
 use crate::{
     activations::{Activations, Row},
+    gpu,
     micro::{Micro, Operands, QUAD, micro},
-    pack::{COLS, packed_len},
+    pack::{COLS, expect_packed},
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{
+    ArgError, Cost, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow, typed, widen,
+};
 use std::{cell::RefCell, ops::Range};
 
 /// y = x W^T + bias + residual; W int8 `[n, k]`.
@@ -29,19 +32,19 @@ pub struct Int8Linear {
 }
 
 /// Arguments of [`Int8Linear`].
-pub struct Int8LinearArgs<'a> {
+pub struct Int8LinearArgs<'a, T = f32> {
     /// `[m, k]`.
-    pub x: In<'a>,
+    pub x: In<'a, T>,
     /// W packed by [`crate::PackInt8`].
     pub packed: In<'a, i8>,
     /// `[n]` row absmax of W.
     pub scb: In<'a>,
     /// `[n]`.
-    pub bias: Option<In<'a>>,
+    pub bias: Option<In<'a, T>>,
     /// `[m, n]`.
-    pub residual: Option<In<'a>>,
+    pub residual: Option<In<'a, T>>,
     /// `[m, n]`.
-    pub y: Out<'a>,
+    pub y: Out<'a, T>,
 }
 
 thread_local! {
@@ -196,22 +199,28 @@ fn panel_sums(
     SUMS.set(sums);
 }
 
-impl Kernel for Int8Linear {
-    type Args<'a> = Int8LinearArgs<'a>;
-    const NAME: &'static str = "int8_linear";
-
-    fn check(&self, args: &Int8LinearArgs<'_>) -> Result<(), ArgError> {
+impl Int8Linear {
+    fn check_args<T>(&self, args: &Int8LinearArgs<'_, T>) -> Result<(), ArgError> {
         let Int8Linear { m, n, k, .. } = *self;
         if k > 1 << 17 {
             let problem = format!("{k} inputs; sums of more than 131072 could overflow 32 bits");
             return Err(ArgError { kernel: Self::NAME, arg: "x", problem });
         }
         expect_len(Self::NAME, "x", args.x.len(), m * k)?;
-        expect_len(Self::NAME, "packed", args.packed.len(), packed_len(n, k))?;
+        expect_packed(Self::NAME, &args.packed, (n, k))?;
         expect_len(Self::NAME, "scb", args.scb.len(), n)?;
         expect_len(Self::NAME, "bias", args.bias.map_or(n, |b| b.len()), n)?;
         expect_len(Self::NAME, "residual", args.residual.map_or(m * n, |r| r.len()), m * n)?;
         expect_len(Self::NAME, "y", args.y.len(), m * n)
+    }
+}
+
+impl Kernel for Int8Linear {
+    type Args<'a> = Int8LinearArgs<'a>;
+    const NAME: &'static str = "int8_linear";
+
+    fn check(&self, args: &Int8LinearArgs<'_>) -> Result<(), ArgError> {
+        self.check_args(args)
     }
 
     fn cost(&self) -> Cost {
@@ -250,5 +259,49 @@ impl Kernel for Int8Linear {
             }
         });
         SCRATCH.set(x);
+    }
+
+    fn ptx(&self, args: Int8LinearArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        gpu::forward(self, &args, on)
+    }
+}
+
+typed!(
+    /// [`Int8Linear`] over 16-bit activations, bias, residual and result.
+    Int8LinearOf,
+    Int8Linear
+);
+
+impl<T: Half> Kernel for Int8LinearOf<T> {
+    type Args<'a> = Int8LinearArgs<'a, T>;
+    const NAME: &'static str = Int8Linear::NAME;
+
+    fn check(&self, args: &Int8LinearArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_args(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let Int8Linear { m, n, k, .. } = self.kernel;
+        let (m, n, k) = (m as u64, n as u64, k as u64);
+        Cost { bytes_read: 2 * m * k + n * k, bytes_written: 2 * m * n, ..self.kernel.cost() }
+    }
+
+    fn cpu(&self, args: Int8LinearArgs<'_, T>) {
+        let wide = |x: In<'_, T>| widen(x.host());
+        let (x, bias, residual) = (wide(args.x), args.bias.map(wide), args.residual.map(wide));
+        let mut y = vec![0.0; args.y.len()];
+        self.kernel.cpu(Int8LinearArgs {
+            x: (&x).into(),
+            packed: args.packed,
+            scb: args.scb,
+            bias: bias.as_ref().map(Into::into),
+            residual: residual.as_ref().map(Into::into),
+            y: (&mut y).into(),
+        });
+        narrow(&y, args.y.host());
+    }
+
+    fn ptx(&self, args: Int8LinearArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        gpu::forward(&self.kernel, &args, on)
     }
 }

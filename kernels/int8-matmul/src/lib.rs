@@ -11,11 +11,17 @@
 mod activations;
 mod backward;
 mod forward;
+mod gpu;
 mod micro;
 mod pack;
 mod quantize;
 
 pub use backward::{Int8LinearBackward, Int8LinearBackwardArgs};
-pub use forward::{Int8Linear, Int8LinearArgs};
-pub use pack::{PackInt8, PackInt8Args, packed_len, unpack};
+pub use forward::{Int8Linear, Int8LinearArgs, Int8LinearOf};
+pub use pack::{PackInt8, PackInt8Args, UnpackInt8, UnpackInt8Args, packed_len, unpack};
 pub use quantize::{QuantizeWeight, QuantizeWeightArgs};
+
+/// The family's PTX.
+pub mod ptx {
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}

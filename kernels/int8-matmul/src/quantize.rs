@@ -1,7 +1,8 @@
 //! Row-wise absmax quantisation of weights, by bitsandbytes' rule.
 
+use crate::ptx;
 use half::f16;
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// q = round(fp16(w) * 127 / scb), scb = row absmax of fp16(w); ties to even; a zero row has scb 0 and q 0.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +57,15 @@ impl Kernel for QuantizeWeight {
                 }
             }
         });
+    }
+
+    fn ptx(&self, args: QuantizeWeightArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        if self.n == 0 {
+            return Ok(());
+        }
+        let launch =
+            Launch::new(&ptx::WEIGHTS, format_args!("quantize_weight")).grid(self.n, 1, 1).block(256);
+        on.launch(launch.arg(args.w.device()).arg(args.q.device()).arg(args.scb.device()).dim(self.k))
     }
 }
 

@@ -1,0 +1,87 @@
+//! The forward pass on the GPU: what the two launches are told, and where the quantised rows lie between them.
+
+use crate::{
+    forward::{Int8Linear, Int8LinearArgs},
+    ptx,
+};
+use kernel_abi::{DevicePtr, Float, In, Launch, LaunchError, Launcher, optional};
+
+/// The rows of x, quantised: q, the records {scale, segments}, the masks of the outliers.
+///
+/// 1.125 bytes an element, whatever the number of outliers.
+struct Rows {
+    q: DevicePtr,
+    records: DevicePtr,
+    masks: DevicePtr,
+    /// log2 of the mask's words that a bit of `segments` stands for.
+    shift: u32,
+    limit: f32,
+}
+
+/// The least shift that leaves at most 32 segments of a mask.
+fn shift(words: usize) -> u32 {
+    words.div_ceil(32).max(1).next_power_of_two().trailing_zeros()
+}
+
+/// All rows of `x` begin at a multiple of 16 bytes.
+fn aligned<T>(at: DevicePtr, cols: usize) -> bool {
+    at.0 % 16 == 0 && cols * size_of::<T>() % 16 == 0
+}
+
+fn quantize<T: Float>(
+    x: &In<'_, T>,
+    (m, k): (usize, usize),
+    threshold: f32,
+    on: &mut dyn Launcher,
+) -> Result<Rows, LaunchError> {
+    let (q_bytes, record_bytes) =
+        ((m * k.next_multiple_of(16)).next_multiple_of(16), (8 * m).next_multiple_of(16));
+    let words = k.div_ceil(32);
+    let q = on.workspace(q_bytes + record_bytes + 4 * m * words)?;
+    let rows = Rows {
+        q,
+        records: q.offset(q_bytes),
+        masks: q.offset(q_bytes + record_bytes),
+        shift: shift(words),
+        limit: if threshold > 0.0 { threshold } else { f32::INFINITY },
+    };
+    // The team that holds a row in its registers.
+    let warps = [1, 4, 16].into_iter().find(|w| k <= 1024 * w).unwrap_or(16);
+    let how = if aligned::<T>(x.device(), k) { "wide" } else { "narrow" };
+    let launch = Launch::new(&ptx::ACTIVATIONS, format_args!("quantize_rows_{}_{warps}_{how}", T::NAME));
+    let launch = match warps {
+        1 => launch.grid(m.div_ceil(8), 1, 1).block(256),
+        w => launch.grid(m, 1, 1).block(32 * w),
+    };
+    let launch = launch.arg(x.device()).arg(rows.q).arg(rows.records).arg(rows.masks);
+    on.launch(launch.dim(m).dim(k).arg(rows.shift).arg(rows.limit))?;
+    Ok(rows)
+}
+
+/// Blocks from which on the large tile fills a GPU.
+const ENOUGH_BLOCKS: usize = 96;
+
+/// y = x W^T + bias + residual.
+pub(crate) fn forward<T: Float>(
+    kernel: &Int8Linear,
+    args: &Int8LinearArgs<'_, T>,
+    on: &mut dyn Launcher,
+) -> Result<(), LaunchError> {
+    let Int8Linear { m, n, k, threshold } = *kernel;
+    if m == 0 || n == 0 {
+        return Ok(());
+    }
+    let rows = quantize(&args.x, (m, k), threshold, on)?;
+    let (residual, y) = (optional(args.residual), args.y.device());
+    let vectors = aligned::<T>(y, n) && aligned::<T>(residual, n);
+    let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size);
+    let (tile, shared) = if tiles(128) >= ENOUGH_BLOCKS { (128, 49_152) } else { (64, 32_768) };
+    let launch = Launch::new(&ptx::LINEAR, format_args!("int8_linear_{}_{tile}", T::NAME))
+        .grid(tiles(tile), 1, 1)
+        .block(128)
+        .shared(shared);
+    let launch = launch.arg(rows.q).arg(rows.records).arg(rows.masks).arg(args.x.device());
+    let launch = launch.arg(args.packed.device()).arg(args.scb.device());
+    let launch = launch.arg(optional(args.bias)).arg(residual).arg(y).dim(m).dim(n).dim(k);
+    on.launch(launch.arg(rows.shift).arg(rows.limit).arg(u32::from(vectors)))
+}
