@@ -4,6 +4,7 @@ mod data_sets;
 mod device;
 mod eval;
 mod main_job;
+mod plan;
 mod ptx;
 mod test;
 mod tidy;
@@ -25,6 +26,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask train                         the whole pipeline on generated reviews, minutes on two cores
   cargo xtask train --preset movie-reviews  the same on real sentences with human ratings
   cargo xtask train --out runs/a --resume   continue after a kill
+  cargo xtask plan                          what fine-tuning GPT-NeoX-20B takes on a 24 GB GPU
   cargo xtask vm -- ./my-cuda-program       a CUDA program with no GPU, its kernels checked and counted
   cargo xtask test                          every test and check";
 
@@ -36,6 +38,8 @@ enum Command {
     Data(data_sets::Args),
     /// Perplexity of a model on plain text, f32 against int8.
     Eval(eval::Args),
+    /// Plan the memory of a fine-tuning job on a GPU.
+    Plan(plan::Args),
     /// Time this engine: the pipeline's workloads, or the kernels' criterion benches.
     Bench(bench::Args),
     /// Run a CUDA program with no GPU: its kernels execute on the PTX VM.
@@ -55,6 +59,7 @@ fn main() {
         Command::Train(args) => train::run(args),
         Command::Data(args) => data_sets::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Vm(args) => vm::run(args),
         Command::Ptx(args) => ptx::run(args),

@@ -340,7 +340,7 @@ fn checkpointing_changes_memory_only_and_other_settings_run() {
         assert!(o.status.success(), "{sets:?}: {}", text(&o.stderr));
         ppo(&dir)
     };
-    assert_eq!(with("b", &["rollout.gradient_checkpointing=true"]), plain);
+    assert_eq!(with("b", &["memory.gradient_checkpointing=true"]), plain);
     let accumulated = with("c", &["ppo.mini_batch_size=2", "ppo.gradient_accumulation_steps=2"]);
     assert_eq!(accumulated[0]["val/first_ratio"], 1.0);
     for (i, sets) in [

@@ -36,6 +36,7 @@ impl<'p> Tape<'p> {
 
     fn backward_into(mut self, seeds: Vec<(Var, Buffer)>, grads: &mut Grads) -> Vec<Option<Buffer>> {
         assert!(self.grad, "an inference tape has no backward pass");
+        let _label = device::label("gradients of activations", "");
         let mut pending: Vec<Option<Buffer>> = Vec::new();
         pending.resize_with(self.nodes.len(), || None);
         for (var, d) in seeds {

@@ -98,6 +98,7 @@ pub struct Cached<'a> {
 impl<'p> Tape<'p> {
     /// Token embeddings `[ids, hidden]`.
     pub fn embedding(&mut self, table: ParamId, ids: &Rc<Buffer<u32>>) -> Var {
+        let _label = device::label("activations", "embedding");
         let (vocab, cols) = (self.params.get(table).rows, self.params.get(table).cols);
         let rows = ids.len();
         let mut y = self.device.alloc(rows * cols);
@@ -116,6 +117,7 @@ impl<'p> Tape<'p> {
 
     /// y = x + z.
     pub fn add(&mut self, x: Var, z: Var) -> Var {
+        let _label = device::label("activations", "add");
         let (rows, cols) = (self.rows(x), self.cols(x));
         let mut y = self.value(x).clone();
         let args = elementwise::AddArgs { x: self.value(z).arg(), y: y.arg_mut() };
@@ -126,6 +128,7 @@ impl<'p> Tape<'p> {
 
     /// LayerNorm or RMSNorm over the columns.
     pub fn norm(&mut self, x: Var, kind: Norm, weight: ParamId, bias: Option<ParamId>, eps: f32) -> Var {
+        let _label = device::label("activations", "norm");
         let (rows, cols) = (self.rows(x), self.cols(x));
         let mut y = self.device.alloc(rows * cols);
         let (mut mean, mut rstd) = (self.device.alloc(rows), self.device.alloc(rows));
@@ -148,6 +151,7 @@ impl<'p> Tape<'p> {
 
     /// y = x W^T + bias + adapters + residual; `name` appears in reports.
     pub fn linear(&mut self, name: &'static str, x: Var, layer: &Linear, residual: Option<Var>) -> Var {
+        let _label = device::label("activations", name);
         let (m, k) = (self.rows(x), self.cols(x));
         let n = self.params.get(layer.weight).rows;
         let mut y = self.device.alloc(m * n);
@@ -225,6 +229,7 @@ impl<'p> Tape<'p> {
     /// Rotary embedding and causal attention over a ragged batch. Consumes `qkv`: its value is rotated in
     /// place, so no other op may read it.
     pub fn attention(&mut self, qkv: Var, shape: AttentionShape, rows: &Rows) -> Var {
+        let _label = device::label("activations", "attention");
         let n = self.rows(qkv);
         let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
         self.rotate(qkv, shape, &rows.positions);
@@ -286,6 +291,7 @@ impl<'p> Tape<'p> {
 
     /// An activation; SwiGLU halves the columns.
     pub fn act(&mut self, x: Var, kind: Act) -> Var {
+        let _label = device::label("activations", "activation");
         let (rows, in_cols) = (self.rows(x), self.cols(x));
         let cols = if matches!(kind, Act::SwiGlu) { in_cols / 2 } else { in_cols };
         let mut y = self.device.alloc(rows * cols);
@@ -300,6 +306,7 @@ impl<'p> Tape<'p> {
 
     /// Picks rows of `x`.
     pub fn gather(&mut self, x: Var, index: &Rc<Buffer<u32>>) -> Var {
+        let _label = device::label("activations", "gather");
         let (rows, cols, picked) = (self.rows(x), self.cols(x), index.len());
         let mut y = self.device.alloc(picked * cols);
         let args = GatherRowsArgs { x: self.value(x).arg(), index: index.arg(), y: y.arg_mut() };
@@ -326,6 +333,7 @@ impl<'p> Tape<'p> {
         let mut ent: Option<Buffer> = entropy.then(|| self.device.alloc(rows));
         let needs = self.needs_grad(x) || self.trains(head);
         let keep = needs && rows * vocab * size_of::<f32>() <= keep_bytes;
+        let _label = device::label("logits", "log_prob");
         let mut logits: Option<Buffer> = keep.then(|| self.device.alloc(rows * vocab));
         let args = LmLogProbArgs {
             x: self.value(x).arg(),

@@ -91,6 +91,16 @@ impl Param {
     }
 }
 
+/// Says what the next buffers are for, in a dry run's report.
+fn labelled(name: &str) -> device::Labelled {
+    let category = match name {
+        _ if name.contains(".lora.") => "adapters",
+        _ if name.starts_with("heads.") => "heads",
+        _ => "weights",
+    };
+    device::label(category, name.to_string())
+}
+
 /// All weights of a model, in the order they were added.
 pub struct Params {
     device: Device,
@@ -112,6 +122,7 @@ impl Params {
     /// Adds a weight `[rows, cols]`; frozen until [`Params::set_trainable`].
     pub fn add(&mut self, name: &str, rows: usize, cols: usize, kind: ParamKind, data: &[f32]) -> ParamId {
         assert_eq!(data.len(), rows * cols, "{name}: length");
+        let _label = labelled(name);
         let data = self.device.upload(data);
         self.push(name, rows, cols, kind, Value::Dense { data, packed: None, stale: true })
     }
@@ -119,6 +130,7 @@ impl Params {
     /// Adds a linear weight `[rows, cols]` directly in int8, so that no dense copy outlives the call.
     pub fn add_int8(&mut self, name: &str, rows: usize, cols: usize, data: &[f32]) -> ParamId {
         assert_eq!(data.len(), rows * cols, "{name}: length");
+        let _label = labelled(name);
         let dense = self.device.upload(data);
         let value = self.quantized(&dense, rows, cols);
         self.push(name, rows, cols, ParamKind::Linear, value)
@@ -147,6 +159,7 @@ impl Params {
         let p = &self.list[id.0];
         assert_eq!(p.kind, ParamKind::Linear, "{}: only linear weights are quantised", p.name);
         if let Value::Dense { data, .. } = &p.value {
+            let _label = labelled(&p.name);
             let value = self.quantized(data, p.rows, p.cols);
             self.list[id.0].value = value;
             self.list[id.0].trainable = false;
@@ -160,6 +173,7 @@ impl Params {
         let (n, k) = (p.rows, p.cols);
         assert_eq!(p.kind, ParamKind::Linear, "{}: only linear weights are packed", p.name);
         if let Value::Dense { data, .. } = &p.value {
+            let _label = labelled(&p.name);
             let mut packed = self.device.alloc::<u32>(matmul::bf16_packed_len(n, k));
             self.device.run(&PackBf16 { n, k }, PackBf16Args { w: data.arg(), packed: packed.arg_mut() });
             let data = rows.then(|| data.clone());
@@ -233,6 +247,7 @@ impl Params {
             if let (ParamKind::Linear, Value::Dense { data, packed, stale }) = (p.kind, &mut p.value)
                 && *stale
             {
+                let _label = labelled(&p.name);
                 let packed = packed.get_or_insert_with(|| self.device.alloc(matmul::packed_len(n, k)));
                 let args = PackWeightArgs { w: data.arg(), packed: packed.arg_mut() };
                 self.device.run(&PackWeight { n, k }, args);
@@ -276,7 +291,11 @@ impl Grads {
         if self.list.len() <= id.0 {
             self.list.resize_with(id.0 + 1, || None);
         }
-        self.list[id.0].get_or_insert_with(|| params.device.zeros(params.get(id).len()))
+        self.list[id.0].get_or_insert_with(|| {
+            let p = params.get(id);
+            let _label = device::label("gradients", p.name.clone());
+            params.device.zeros(p.len())
+        })
     }
 
     /// Takes the gradient buffer of a weight out, zeroed at first use; give it back with [`Grads::put`].

@@ -26,7 +26,9 @@ impl Tape<'_> {
         let block = (keep_bytes / (vocab * size_of::<f32>()).max(1)).clamp(1, rows.max(1));
         // Blocks of nearly equal height.
         let block = rows.div_ceil(rows.div_ceil(block).max(1)).max(1);
+        let logits_label = device::label("logits", "token_loss");
         let mut logits = self.device.alloc(block * vocab);
+        drop(logits_label);
         let mut logprob = self.device.alloc::<f32>(rows);
         let mut lse = self.device.alloc::<f32>(block);
         let dlogprob = self.device.upload(&vec![d; block]);

@@ -1,7 +1,8 @@
 //! Typed device memory, returned to the pool when dropped.
 
 use crate::{
-    Device, In, Kind, Out, fail,
+    Device, In, Kind, Out, cuda, fail,
+    ledger::Entry,
     pool::{LINE, Line},
 };
 use kernel_abi::DevicePtr;
@@ -15,7 +16,7 @@ enum Memory {
     Host(Vec<Line>),
     /// Size class and address.
     Cuda(usize, u64),
-    Meta,
+    Meta(Option<Entry>),
 }
 
 /// `len` elements on a device.
@@ -41,7 +42,9 @@ impl<T: Element> Buffer<T> {
                 let (class, at) = device.gpu().take(bytes).unwrap_or_else(|e| fail(e));
                 Memory::Cuda(class, at)
             }
-            Kind::Meta => Memory::Meta,
+            Kind::Meta => {
+                Memory::Meta(Some(device.0.ledger.lock().expect("ledger lock").add(cuda::rounded(bytes))))
+            }
         };
         device.count_alloc(bytes);
         let mut b = Buffer { memory, len, device: device.clone(), element: PhantomData };
@@ -78,7 +81,7 @@ impl<T: Element> Buffer<T> {
         match &self.memory {
             Memory::Host(lines) => In::Host(&elements(lines, self.len)[r]),
             Memory::Cuda(_, at) => In::Device(address::<T>(*at, self.len, &r), r.len()),
-            Memory::Meta => In::Meta(r.len()),
+            Memory::Meta(_) => In::Meta(r.len()),
         }
     }
 
@@ -94,7 +97,7 @@ impl<T: Element> Buffer<T> {
         match &mut self.memory {
             Memory::Host(lines) => Out::Host(&mut elements_mut(lines, self.len)[r]),
             Memory::Cuda(_, at) => Out::Device(address::<T>(*at, self.len, &r), r.len()),
-            Memory::Meta => Out::Meta(r.len()),
+            Memory::Meta(_) => Out::Meta(r.len()),
         }
     }
 
@@ -108,7 +111,7 @@ impl<T: Element> Buffer<T> {
                 done.unwrap_or_else(|e| fail(e));
                 out
             }
-            Memory::Meta => vec![T::zeroed(); self.len],
+            Memory::Meta(_) => vec![T::zeroed(); self.len],
         }
     }
 
@@ -117,7 +120,7 @@ impl<T: Element> Buffer<T> {
         match &self.memory {
             Memory::Host(lines) => Some(f(elements(lines, self.len))),
             Memory::Cuda(..) => Some(f(&self.to_vec())),
-            Memory::Meta => None,
+            Memory::Meta(_) => None,
         }
     }
 
@@ -130,7 +133,7 @@ impl<T: Element> Buffer<T> {
                 let done = self.device.gpu().upload(*at, bytemuck::cast_slice(values));
                 done.unwrap_or_else(|e| fail(e));
             }
-            Memory::Meta => {}
+            Memory::Meta(_) => {}
         }
     }
 
@@ -142,7 +145,7 @@ impl<T: Element> Buffer<T> {
                 let done = self.device.gpu().fill(*at, bytemuck::bytes_of(&value), self.len);
                 done.unwrap_or_else(|e| fail(e));
             }
-            Memory::Meta => {}
+            Memory::Meta(_) => {}
         }
     }
 }
@@ -180,11 +183,12 @@ impl<T: Element> Clone for Buffer<T> {
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
         self.device.count_free(self.len * size_of::<T>());
-        match std::mem::replace(&mut self.memory, Memory::Meta) {
+        match std::mem::replace(&mut self.memory, Memory::Meta(None)) {
             Memory::Host(lines) if lines.is_empty() => {}
             Memory::Host(lines) => self.device.0.pool.lock().expect("pool lock").give(lines.len(), lines),
             Memory::Cuda(class, at) => self.device.gpu().give(class, at),
-            Memory::Meta => {}
+            Memory::Meta(Some(entry)) => self.device.0.ledger.lock().expect("ledger lock").remove(entry),
+            Memory::Meta(None) => {}
         }
     }
 }

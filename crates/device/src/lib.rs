@@ -5,13 +5,17 @@
 //! **Architecture Invariant:** this crate knows kernels only through `kernel-abi`'s [`Kernel`] trait.
 mod buffer;
 mod cuda;
+mod ledger;
 mod pool;
 
 pub use buffer::{Buffer, Element};
 pub use cuda::{DeviceError, Graph};
 pub use kernel_abi::{Cost, In, Kernel, Out};
+pub use ledger::{Label, Labelled, Peak, label};
 
 use cuda::Gpu;
+use kernel_abi::Recorder;
+use ledger::Ledger;
 use pool::{Classes, Line};
 use std::{
     path::Path,
@@ -30,6 +34,8 @@ struct Inner {
     gpu: Option<Arc<Gpu>>,
     pool: Mutex<Classes<Vec<Line>>>,
     cost: Mutex<Cost>,
+    ledger: Mutex<Ledger>,
+    launches: AtomicUsize,
     live: AtomicUsize,
     peak: AtomicUsize,
 }
@@ -85,6 +91,8 @@ impl Device {
             gpu,
             pool: Mutex::new(Classes::default()),
             cost: Mutex::new(Cost::default()),
+            ledger: Mutex::default(),
+            launches: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
         }))
@@ -146,7 +154,7 @@ impl Device {
                 self.count_free(scratch);
                 done.unwrap_or_else(|e| fail(DeviceError { call: e.kernel, problem: e.problem }));
             }
-            Kind::Meta => *self.0.cost.lock().expect("cost lock") += kernel.cost(),
+            Kind::Meta => self.note(kernel, args),
         }
         Ok(())
     }
@@ -183,7 +191,31 @@ impl Device {
 
     /// Starts a new peak measurement at the present level.
     pub fn reset_peak(&self) {
+        self.0.ledger.lock().expect("ledger lock").reset();
         self.0.peak.store(self.live_bytes(), Ordering::Relaxed);
+    }
+
+    /// Adds up what a GPU would be asked for: the kernel's cost, its launches, its workspace.
+    fn note<K: Kernel>(&self, kernel: &K, args: K::Args<'_>) {
+        *self.0.cost.lock().expect("cost lock") += kernel.cost();
+        let mut recorder = Recorder::default();
+        kernel
+            .ptx(args, &mut recorder)
+            .unwrap_or_else(|e| fail(DeviceError { call: e.kernel, problem: e.problem }));
+        self.0.launches.fetch_add(recorder.launches.len(), Ordering::Relaxed);
+        let _workspace = label("workspace", K::NAME);
+        let scratch: Vec<Buffer<u8>> = recorder.workspaces.iter().map(|bytes| self.alloc(*bytes)).collect();
+        drop(scratch);
+    }
+
+    /// What a dry run's memory held when it was fullest since the last [`Device::reset_peak`]; nothing on other devices.
+    pub fn peak(&self) -> Peak {
+        self.0.ledger.lock().expect("ledger lock").peak()
+    }
+
+    /// Launches that a dry run's kernels would have been.
+    pub fn launches(&self) -> usize {
+        self.0.launches.load(Ordering::Relaxed)
     }
 
     /// Waits until everything submitted so far is done.

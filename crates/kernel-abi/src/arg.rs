@@ -2,6 +2,9 @@
 
 use crate::DevicePtr;
 
+/// The address of everything in a dry run: nothing is there, but it is aligned and not null.
+const DRY_RUN: DevicePtr = DevicePtr(1 << 41);
+
 /// An input of a kernel.
 #[derive(Debug)]
 pub enum In<'a, T = f32> {
@@ -50,12 +53,13 @@ impl<'a, T> In<'a, T> {
             _ => unreachable!("a CPU twin was called with an argument that is not on the host"),
         }
     }
-    /// The address of the elements. The device calls a PTX face only with device arguments; anything else is a bug
-    /// there.
+    /// The address of the elements; a dry run's is made up. The device calls a PTX face only with such arguments;
+    /// anything else is a bug there.
     pub fn device(&self) -> DevicePtr {
         match self {
             In::Device(at, _) => *at,
-            _ => unreachable!("a PTX face was called with an argument that is not on the device"),
+            In::Meta(_) => DRY_RUN,
+            In::Host(_) => unreachable!("a PTX face was called with an argument that is not on the device"),
         }
     }
     /// The elements from `start` on.
@@ -87,12 +91,13 @@ impl<'a, T> Out<'a, T> {
             _ => unreachable!("a CPU twin was called with an argument that is not on the host"),
         }
     }
-    /// The address of the elements. The device calls a PTX face only with device arguments; anything else is a bug
-    /// there.
+    /// The address of the elements; a dry run's is made up. The device calls a PTX face only with such arguments;
+    /// anything else is a bug there.
     pub fn device(&self) -> DevicePtr {
         match self {
             Out::Device(at, _) => *at,
-            _ => unreachable!("a PTX face was called with an argument that is not on the device"),
+            Out::Meta(_) => DRY_RUN,
+            Out::Host(_) => unreachable!("a PTX face was called with an argument that is not on the device"),
         }
     }
     /// The elements from `start` on.

@@ -55,6 +55,8 @@ pub struct Model {
     pub params: Params,
     /// How the blocks' linear layers are held.
     pub precision: Precision,
+    /// Compute blocks again in the backward pass instead of keeping their activations.
+    pub checkpointing: bool,
     pub(crate) embed: ParamId,
     pub(crate) positions: Option<ParamId>,
     pub(crate) layers: Vec<Layer>,
@@ -145,7 +147,18 @@ impl Model {
             params.to_bf16(head, c.tie_embeddings);
         }
         params.pack();
-        Ok(Model { config, params, precision, embed, positions, layers, final_norm, head, lora: None })
+        Ok(Model {
+            config,
+            params,
+            precision,
+            checkpointing: false,
+            embed,
+            positions,
+            layers,
+            final_norm,
+            head,
+            lora: None,
+        })
     }
 
     /// A model with random weights: normal with deviation 0.02, residual outputs scaled by 1/sqrt(2 layers)

@@ -30,7 +30,7 @@ impl Model {
         let mut x = self.embedded(tape, batch);
         for (i, layer) in self.layers.iter().enumerate() {
             tape.set_layer(Some(i));
-            x = if pass.checkpoint && tape.records() {
+            x = if (pass.checkpoint || self.checkpointing) && tape.records() {
                 let rows = batch.rows.clone();
                 tape.checkpoint(x, move |tape, x| self.block(tape, x, layer, i, pass, &rows, None))
             } else {

@@ -28,13 +28,15 @@ pub struct Sampling {
     pub top_p: f32,
     /// Token that ends an answer; it is part of the answer.
     pub eos: Option<u32>,
+    /// Most sequences that run at once in one group: each has a place in the key-value cache.
+    pub slots: usize,
     /// Seed; together with a sequence's stream number and a token's position it fixes every draw.
     pub seed: u64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { max_new_tokens: 32, temperature: 1.0, top_k: 0, top_p: 1.0, eos: None, seed: 0 }
+        Sampling { max_new_tokens: 32, temperature: 1.0, top_k: 0, top_p: 1.0, eos: None, slots: 64, seed: 0 }
     }
 }
 
@@ -62,6 +64,7 @@ pub(crate) struct KvCache {
 impl KvCache {
     fn new(model: &Model, slots: usize, capacity: usize) -> Self {
         let (c, device) = (&model.config, model.device());
+        let _label = device::label("KV cache", "");
         let len = attention::cache_len(slots, capacity, c.kv_heads, c.head_dim);
         let layers = (0..c.layers).map(|_| (device.alloc(len), device.alloc(len))).collect();
         KvCache { layers, slot: device.upload(&[]), slots, capacity }
@@ -89,9 +92,6 @@ struct Request<'a> {
     stream: u32,
     prompt: &'a [u32],
 }
-
-/// Most sequences that run at once in one group.
-const MAX_SLOTS: usize = 64;
 
 /// A model whose weights are below this many bytes runs one group of sequences per thread.
 const CACHE_RESIDENT_BYTES: usize = 12 << 20;
@@ -153,7 +153,7 @@ impl Model {
         value_head: Option<&Head>,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Vec<(usize, Completion)> {
-        let slots = requests.len().min(MAX_SLOTS);
+        let slots = requests.len().min(sampling.slots.max(1));
         let capacity = requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0) + sampling.max_new_tokens;
         let mut cache = KvCache::new(self, slots, capacity);
         let mut waiting = requests.iter();

@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Error, Result},
+    memory::MemorySection,
     optimizer::AdamConfig,
 };
 use model::LoraConfig;
@@ -33,6 +34,8 @@ pub struct Config {
     pub rollout: RolloutSection,
     /// Held-out evaluation.
     pub eval: EvalSection,
+    /// What is kept in memory at a time.
+    pub memory: MemorySection,
 }
 
 /// The run as a whole.
@@ -282,8 +285,6 @@ pub struct RolloutSection {
     /// The learning rate over the iterations: "constant", "linear" or "cosine". Late steps that shrink let the noise
     /// of the early ones average out, which is KL saved.
     pub schedule: String,
-    /// Compute blocks again in the backward pass instead of keeping their activations.
-    pub gradient_checkpointing: bool,
     /// Pay an answer's score token by token as the reward model sees it earned (potential-based shaping), instead
     /// of all of it at the last token. The same best policy, found with far fewer answers.
     pub dense_rewards: bool,
@@ -296,9 +297,9 @@ pub struct RolloutSection {
 impl Default for RolloutSection {
     fn default() -> Self {
         let thresholds = rl::AlarmThresholds::default();
-        let (gradient_checkpointing, dense_rewards, alarms) = (false, true, true);
+        let (dense_rewards, alarms) = (true, true);
         let schedule = "linear".into();
-        RolloutSection { iterations: 60, schedule, gradient_checkpointing, dense_rewards, alarms, thresholds }
+        RolloutSection { iterations: 60, schedule, dense_rewards, alarms, thresholds }
     }
 }
 
@@ -390,6 +391,7 @@ impl Config {
                 ));
             }
         }
+        self.memory.validate(&self.sft.method)?;
         let m = &self.model;
         if m.heads == 0 || !m.hidden.is_multiple_of(m.heads) || !(m.hidden / m.heads).is_multiple_of(8) {
             let problem = format!("{} over {} heads: heads must be a multiple of 8 wide", m.hidden, m.heads);

@@ -72,6 +72,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let pass = if reference { Pass::REFERENCE } else { Pass::default() };
     let sampling = Sampling {
+        slots: ppo.sequences,
         max_new_tokens: ppo.config.response_length,
         temperature: ppo.config.temperature,
         eos: text.tokenizer.eos(),

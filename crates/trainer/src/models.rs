@@ -39,9 +39,11 @@ fn from_file(
 ///
 /// # Errors
 /// Names the file and tensor.
-pub fn base(run: &Run) -> Result<(Model, Text)> {
+pub fn base(run: &Run, precision: Precision) -> Result<(Model, Text)> {
     let dir = run.config.model.path.clone().unwrap_or_else(|| run.dir.path("base"));
-    load(&run.device, &dir, Precision::F32)
+    let (mut model, text) = load(&run.device, &dir, precision)?;
+    model.checkpointing = run.config.memory.gradient_checkpointing;
+    Ok((model, text))
 }
 
 /// The precision of the policy's frozen base.

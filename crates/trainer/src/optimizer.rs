@@ -40,8 +40,11 @@ impl Optimizer {
     /// Fresh moments for the weights that are trainable now.
     pub fn new(params: &Params, config: AdamConfig) -> Self {
         let device = params.device();
-        let moments =
-            params.trainable().map(|(id, p)| (id, device.zeros(p.len()), device.zeros(p.len()))).collect();
+        let moments = params.trainable().map(|(id, p)| {
+            let _label = device::label("optimiser", p.name.clone());
+            (id, device.zeros(p.len()), device.zeros(p.len()))
+        });
+        let moments = moments.collect();
         Optimizer { config, moments, steps: 0 }
     }
 

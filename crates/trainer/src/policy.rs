@@ -52,7 +52,8 @@ fn open(run: &Run, corpus: &Corpus) -> Result<Stage> {
     model.attach_lora(&c.lora, c.run.seed);
     let settings = rl::PpoConfig { seed: c.run.seed ^ c.ppo.seed, ..c.ppo.clone() };
     let mut ppo = Ppo::new(model, settings)?;
-    ppo.checkpointing = c.rollout.gradient_checkpointing;
+    ppo.model.checkpointing = c.memory.gradient_checkpointing;
+    ppo.sequences = c.memory.sequences;
     ppo.dense_rewards = c.rollout.dense_rewards;
     let prompts = text.prompts(&corpus.prompts, c.ppo.response_length)?;
     let held = &corpus.prompts_held_out[..corpus.prompts_held_out.len().min(c.eval.prompts)];

@@ -50,8 +50,8 @@ pub struct Ppo {
     pub state: PpoState,
     /// Multiplies `config.learning_rate`: where a schedule stands.
     pub lr_factor: f32,
-    /// Compute blocks again in the backward pass instead of keeping their activations.
-    pub checkpointing: bool,
+    /// Most answers generated at once.
+    pub sequences: usize,
     /// Pay scores as they are earned, where the reward can tell ([`rl::TokenRewards::spread`]).
     pub dense_rewards: bool,
     grads: Grads,
@@ -140,18 +140,9 @@ impl Ppo {
         };
         let optimizer = Optimizer::new(&model.params, adam);
         let state = PpoState { kl: KlController::new(&config), shaper: ScoreShaper::new(&config) };
-        let (lr_factor, checkpointing, dense_rewards, grads) = (1.0, false, false, Grads::new());
-        Ok(Ppo {
-            model,
-            value_head,
-            config,
-            optimizer,
-            state,
-            lr_factor,
-            checkpointing,
-            dense_rewards,
-            grads,
-        })
+        let sequences = Sampling::default().slots;
+        let (lr_factor, dense_rewards, grads) = (1.0, false, Grads::new());
+        Ok(Ppo { model, value_head, config, optimizer, state, lr_factor, sequences, dense_rewards, grads })
     }
 
     /// One iteration: generate answers to `prompts` (each used `num_generations` times), score them, take the
@@ -202,6 +193,7 @@ impl Ppo {
             max_new_tokens: self.config.response_length,
             temperature: self.config.temperature,
             eos,
+            slots: self.sequences,
             seed: self.config.seed ^ iteration.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             ..Sampling::default()
         };
@@ -324,8 +316,7 @@ impl Ppo {
         let device = self.model.device().clone();
         let examples: Vec<&Example> = which.iter().map(|i| &r.examples[*i]).collect();
         let mut tape = Tape::new(&self.model.params);
-        let pass = Pass { checkpoint: self.checkpointing, ..Pass::default() };
-        let (hidden, targets) = response_rows(&mut tape, &self.model, &examples, pass);
+        let (hidden, targets) = response_rows(&mut tape, &self.model, &examples, Pass::default());
         let inv_t = 1.0 / self.config.temperature;
         let (lp, entropy) = tape.log_prob(hidden, self.model.head(), &targets, inv_t, true, KEEP_LOGITS);
         let entropy = entropy.expect("asked for");

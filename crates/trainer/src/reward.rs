@@ -77,6 +77,11 @@ impl RewardModel {
         Ok(RewardModel { model, head, question: Question::new(run, &text)? })
     }
 
+    /// A trunk and a scalar head, judging whole texts.
+    pub(crate) fn bare(model: Model, head: Head) -> Self {
+        RewardModel { model, head, question: Question { tokens: Vec::new(), eos: None } }
+    }
+
     /// One number per token sequence, the question included: the score, or the positive class's log-odds.
     fn scores(&self, sequences: &[Vec<u32>]) -> Vec<f32> {
         self.scores_from(sequences, &last_tokens(sequences))
@@ -248,6 +253,7 @@ impl Judged {
 pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let c = run.config.clone();
     let (mut model, text) = models::load(&run.device, &run.dir.path("sft"), precision(run))?;
+    model.checkpointing = c.memory.gradient_checkpointing;
     let question = Question::new(run, &text)?;
     let head = model.add_head("score", outputs(&c.reward.kind), 0.02, c.run.seed);
     // Texts set aside from the training part: what settings are chosen by.
@@ -346,6 +352,20 @@ fn train_ranking(
         let picked: Vec<&Pair> = picked.iter().map(|i| &pairs[*i]).collect();
         ranking_step(model, head, &picked, &Judged::new(&c.reward, c.run.seed, i), grads)
     })
+}
+
+/// A step on `pairs` of texts of `length` tokens, for plans.
+pub(crate) fn blank_step(
+    model: &Model,
+    head: &Head,
+    pairs: usize,
+    length: usize,
+    grads: &mut Grads,
+) -> Result<StepReport> {
+    let text = || Tokens { ids: vec![0; length], answer: 0 };
+    let pairs: Vec<Pair> = (0..pairs).map(|_| Pair { chosen: text(), rejected: text() }).collect();
+    let judged = Judged::new(&RewardSection::default(), 0, 0);
+    ranking_step(model, head, &pairs.iter().collect::<Vec<_>>(), &judged, grads)
 }
 
 fn ranking_step(

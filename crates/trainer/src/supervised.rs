@@ -13,11 +13,8 @@ use crate::{
 use autograd::Grads;
 use device::Device;
 use formats::{Act, Arch, ModelConfig, Norm, Tokenizer};
-use model::{LoraConfig, Model, Pass, Target};
+use model::{LoraConfig, Model, Pass, Precision, Target};
 use serde_json::{Value, json};
-
-/// Tokens per forward and backward pass.
-const MICRO_TOKENS: usize = 2048;
 
 /// Pre-trains a small GPT-NeoX on the corpus and writes it to `DIR/base`.
 ///
@@ -30,12 +27,13 @@ pub fn pretrain(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let text = Text::new(tokenizer, c.model.context);
     let device = run.device.clone();
     let mut model = Model::random(&device, small_neox(&c, text.tokenizer.vocab()), c.run.seed);
+    model.checkpointing = c.memory.gradient_checkpointing;
     model.train_all();
     let chunks = chunks(&text, &corpus.pretrain, c.pretrain.sequence_length)?;
     let speed = steps::train(run, "pretrain", &mut model, &c.pretrain.train, |model, i, grads| {
         let picked = pick(chunks.len(), c.pretrain.train.batch_size, c.run.seed, i);
         let batch: Vec<&Example> = picked.iter().map(|i| &chunks[*i]).collect();
-        lm_step(model, &batch, grads, Pass::default())
+        lm_step(model, &batch, grads, c.memory.micro_tokens)
     })?;
     models::save(&run.dir.path("base"), &model, &text.tokenizer)?;
     Ok(json!({ "tokens_per_second": speed, "parameters": model.base_len(), "vocab": text.tokenizer.vocab() }))
@@ -95,13 +93,13 @@ pub(crate) fn lm_step(
     model: &Model,
     batch: &[&Example],
     grads: &mut Grads,
-    pass: Pass,
+    micro_tokens: usize,
 ) -> Result<StepReport> {
     let predicted: usize = batch.iter().map(|e| e.predicted()).sum();
     let owned: Vec<Example> = batch.iter().map(|e| (*e).clone()).collect();
     let mut nll = 0.0;
-    for group in by_tokens(&owned, MICRO_TOKENS) {
-        nll += lm::loss(model, &group, pass, Some((grads, 1.0 / predicted.max(1) as f32)))?.0;
+    for group in by_tokens(&owned, micro_tokens) {
+        nll += lm::loss(model, &group, Pass::default(), Some((grads, 1.0 / predicted.max(1) as f32)))?.0;
     }
     let tokens = batch.iter().map(|e| e.tokens.len()).sum();
     Ok(StepReport { tokens, loss: nll / predicted.max(1) as f64, metrics: Vec::new() })
@@ -113,7 +111,11 @@ pub(crate) fn lm_step(
 /// With the stage and step.
 pub fn sft(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let c = run.config.clone();
-    let (mut model, text) = models::base(run)?;
+    let precision = match c.memory.sft_precision.as_str() {
+        "int8" => models::policy_precision(run),
+        _ => Precision::F32,
+    };
+    let (mut model, text) = models::base(run, precision)?;
     let lora = c.sft.method == "lora";
     if lora {
         model.attach_lora(&every_layer(&c.lora), c.run.seed);
@@ -137,10 +139,10 @@ pub fn sft(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let speed = steps::train(run, "sft", &mut model, &c.sft.train, |model, i, grads| {
         let picked = pick(examples.len(), c.sft.train.batch_size, c.run.seed ^ 1, i);
         let batch: Vec<&Example> = picked.iter().map(|i| &examples[*i]).collect();
-        lm_step(model, &batch, grads, Pass::default())
+        lm_step(model, &batch, grads, c.memory.micro_tokens)
     })?;
     let held: Vec<Example> = text.held_out(&corpus.plain_held_out)?;
-    let perplexity = lm::perplexity(&model, &held, MICRO_TOKENS, Pass::default())?;
+    let perplexity = lm::perplexity(&model, &held, c.memory.micro_tokens, Pass::default())?;
     models::save(&run.dir.path("sft"), &model, &text.tokenizer)?;
     Ok(json!({ "tokens_per_second": speed, "held_out_perplexity": perplexity }))
 }

@@ -50,6 +50,11 @@ const COMPUTE_CAPABILITY: [c_int; 2] = [75, 76];
 /// Blocks are multiples of this, so every buffer is aligned for 128-bit accesses and whole sectors.
 const GRAIN: usize = 512;
 
+/// Bytes that the allocator takes for a buffer.
+pub(crate) fn rounded(bytes: usize) -> usize {
+    Classes::<u64>::class(bytes.div_ceil(GRAIN).max(1)) * GRAIN
+}
+
 impl Gpu {
     /// Opens a device of a driver.
     pub(crate) fn open(path: Option<&Path>, ordinal: usize) -> Result<Gpu, DeviceError> {

@@ -1,0 +1,191 @@
+//! How much memory a fine-tuning job takes on a GPU: the real stages, run on a device that allocates shapes and computes
+//! nothing.
+
+use crate::{
+    error::Result,
+    lm::Example,
+    optimizer::{AdamConfig, Optimizer},
+    ppo::{Ppo, Reward},
+    reward::{self, RewardModel},
+    supervised::{every_layer, lm_step},
+};
+use autograd::Grads;
+use device::{Cost, Device, Peak};
+use formats::ModelConfig;
+use model::{Completion, LoraConfig, Model, Precision};
+
+/// A job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The policy's architecture.
+    pub model: ModelConfig,
+    /// The frozen base.
+    pub precision: Precision,
+    /// Its adapters.
+    pub lora: LoraConfig,
+    /// The reward model's architecture; none = one that lives elsewhere.
+    pub reward_model: Option<ModelConfig>,
+    /// Prompt tokens of a rollout.
+    pub prompt: usize,
+    /// Tokens of an answer.
+    pub response: usize,
+    /// Answers of a PPO iteration.
+    pub batch: usize,
+    /// Answers of a minibatch.
+    pub mini_batch: usize,
+    /// Answers generated at once.
+    pub sequences: usize,
+    /// Most tokens of a forward and backward pass in the supervised stages.
+    pub micro_tokens: usize,
+    /// Compute blocks again in the backward pass.
+    pub checkpointing: bool,
+}
+
+/// What a stage takes.
+#[derive(Debug, Clone)]
+pub struct StagePlan {
+    /// sft, reward or ppo.
+    pub stage: &'static str,
+    /// Memory at its fullest, loading included.
+    pub peak: Peak,
+    /// Bytes of live buffers at the fullest, without the allocator's rounding: what other devices report as their peak.
+    pub exact: usize,
+    /// Work of one step (for ppo: one iteration), loading not included.
+    pub step: Cost,
+    /// Kernel launches of one step.
+    pub launches: usize,
+    /// Tokens of one step.
+    pub tokens: usize,
+}
+
+/// Bytes of a tensor that no allocation on this machine backs: pages of zeros that nobody reads.
+fn zeros(device: &Device, config: &ModelConfig, precision: Precision) -> Model {
+    let mut source = |_: &str, rows: usize, cols: usize| Ok::<_, std::convert::Infallible>(vec![0.0; rows * cols]);
+    match Model::from_source(device, config.clone(), precision, &mut source) {
+        Ok(model) => model,
+        Err(never) => match never {},
+    }
+}
+
+/// The reward of a job whose reward model lives elsewhere.
+struct Elsewhere;
+
+impl Reward for Elsewhere {
+    fn score(&self, _: &[Vec<u32>], completions: &[Completion]) -> Result<Vec<f32>> {
+        Ok(vec![0.0; completions.len()])
+    }
+}
+
+impl Job {
+    fn load(&self, device: &Device, config: &ModelConfig) -> Model {
+        let mut model = zeros(device, config, self.precision);
+        model.checkpointing = self.checkpointing;
+        model
+    }
+
+    /// The stages of the job, each from loading to the end of a step.
+    ///
+    /// # Errors
+    /// When a setting is refused.
+    pub fn stages(&self) -> Result<Vec<StagePlan>> {
+        let mut stages = vec![self.sft()?];
+        if let Some(config) = &self.reward_model {
+            stages.push(self.reward(config)?);
+        }
+        stages.push(self.ppo()?);
+        Ok(stages)
+    }
+
+    /// Adapters on the int8 base, AdamW, one step of as many tokens as one pass takes.
+    fn sft(&self) -> Result<StagePlan> {
+        let device = Device::meta();
+        let mut model = self.load(&device, &self.model);
+        model.attach_lora(&self.lora, 0);
+        model.train_adapters();
+        let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
+        let mut grads = Grads::new();
+        let length = self.prompt + self.response;
+        let examples: Vec<Example> =
+            (0..(self.micro_tokens / length).max(1)).map(|_| Example::whole(vec![0; length])).collect();
+        let step = Meter::start(&device);
+        lm_step(&model, &examples.iter().collect::<Vec<_>>(), &mut grads, self.micro_tokens)?;
+        optimizer.step(&mut model.params, &mut grads, 1e-4, 1.0)?;
+        Ok(step.stage("sft", examples.len() * length))
+    }
+
+    /// Adapters on every layer of the reward model and its head, on pairs that fill one pass.
+    fn reward(&self, config: &ModelConfig) -> Result<StagePlan> {
+        let device = Device::meta();
+        let mut model = self.load(&device, config);
+        let head = model.add_head("score", 1, 0.0, 0);
+        model.attach_lora(&every_layer(&self.lora), 0);
+        model.train_adapters();
+        let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
+        let mut grads = Grads::new();
+        let length = self.prompt + self.response;
+        let pairs = (self.micro_tokens / (2 * length)).max(1);
+        let step = Meter::start(&device);
+        reward::blank_step(&model, &head, pairs, length, &mut grads)?;
+        optimizer.step(&mut model.params, &mut grads, 1e-4, 1.0)?;
+        Ok(step.stage("reward", 2 * pairs * length))
+    }
+
+    /// One whole iteration: rollout, reference and reward, and every optimiser step.
+    fn ppo(&self) -> Result<StagePlan> {
+        let device = Device::meta();
+        let mut model = self.load(&device, &self.model);
+        model.attach_lora(&self.lora, 0);
+        let judge: Box<dyn Reward> = match &self.reward_model {
+            Some(config) => {
+                let mut model = self.load(&device, config);
+                let head = model.add_head("score", 1, 0.0, 0);
+                Box::new(RewardModel::bare(model, head))
+            }
+            None => Box::new(Elsewhere),
+        };
+        let settings = rl::PpoConfig {
+            batch_size: self.batch,
+            mini_batch_size: self.mini_batch,
+            response_length: self.response,
+            ..rl::PpoConfig::default()
+        };
+        let mut ppo = Ppo::new(model, settings)?;
+        ppo.sequences = self.sequences;
+        ppo.dense_rewards = self.reward_model.is_some();
+        let prompts = vec![vec![0; self.prompt]; self.batch];
+        let step = Meter::start(&device);
+        ppo.iteration(0, &prompts, &*judge, None)?;
+        Ok(step.stage("ppo", self.batch * (self.prompt + self.response)))
+    }
+}
+
+/// Measures a step on a dry-run device.
+struct Meter {
+    device: Device,
+    cost: Cost,
+    launches: usize,
+}
+
+impl Meter {
+    fn start(device: &Device) -> Meter {
+        Meter { cost: device.cost(), launches: device.launches(), device: device.clone() }
+    }
+
+    fn stage(self, stage: &'static str, tokens: usize) -> StagePlan {
+        let (now, before) = (self.device.cost(), self.cost);
+        let step = Cost {
+            bytes_read: now.bytes_read - before.bytes_read,
+            bytes_written: now.bytes_written - before.bytes_written,
+            flops: now.flops - before.flops,
+            int8_ops: now.int8_ops - before.int8_ops,
+        };
+        StagePlan {
+            stage,
+            peak: self.device.peak(),
+            exact: self.device.peak_bytes(),
+            step,
+            launches: self.device.launches() - self.launches,
+            tokens,
+        }
+    }
+}
