@@ -36,6 +36,9 @@ impl<F: Float, T: Float> Kernel for Cast<F, T> {
 
     fn check(&self, args: &CastArgs<'_, F, T>) -> Result<(), ArgError> {
         expect_len(Self::NAME, "x", args.x.len(), self.len)?;
+        if F::NAME == T::NAME {
+            return Err(ArgError { kernel: Self::NAME, arg: "y", problem: "has the type of x".into() });
+        }
         expect_len(Self::NAME, "y", args.y.len(), self.len)
     }
 
