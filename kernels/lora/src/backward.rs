@@ -124,6 +124,7 @@ impl Kernel for LoraBackward {
         let rows = Rows {
             module: &ptx::BACKWARD,
             prefix: "backward",
+            element: "",
             m,
             k: n_out,
             n: n_in,
@@ -134,6 +135,7 @@ impl Kernel for LoraBackward {
             up: 1.0,
             columns_first: false,
             y_bytes: 4,
+            group: None,
         };
         let x = args.dy.skip(col_offset.min(m * ldy)).device();
         let y = optional_out(&args.dx);
