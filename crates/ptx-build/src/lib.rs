@@ -92,6 +92,13 @@ fn vector(n: usize) -> &'static str {
     }
 }
 
+/// A macro call that eats the line break after it also eats the indent of the next line: put back before instructions.
+fn indented(text: &str) -> String {
+    let instruction =
+        |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '@') && line.contains(';');
+    text.lines().map(|l| if instruction(l) { format!("    {l}\n") } else { format!("{l}\n") }).collect()
+}
+
 fn render_all(sources: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let mut env = Environment::new();
     env.set_syntax(
@@ -110,6 +117,7 @@ fn render_all(sources: &BTreeMap<String, String>) -> Vec<(String, String)> {
     env.add_function("bytes", bytes);
     env.add_function("wide", |t: &str| bytes(t).map(|b| 16 / b));
     env.add_function("list", list);
+    env.add_function("log2", |n: u32| n.ilog2());
     env.add_function("vector", vector);
     env.add_function("braced", |r: &str, first: usize, n: usize| match n {
         1 => list(r, first, 1),
@@ -125,7 +133,7 @@ fn render_all(sources: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let rendered = sources.keys().filter(|name| !name.starts_with('_')).map(|name| {
         let template = env.get_template(&format!("{name}.ptx")).expect("just added");
         let text = template.render(context! {}).unwrap_or_else(|e| panic!("{name}.ptx: {e:#}"));
-        (name.clone(), text)
+        (name.clone(), indented(&text))
     });
     rendered.collect()
 }

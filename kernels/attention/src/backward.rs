@@ -12,8 +12,10 @@ use crate::{
         GROUP, LANES, blocks_len, group_products, group_weighted_rows, products, put_all, transposed_rows,
         weighted_rows, with_scratch,
     },
+    launch::{padded, wide},
+    ptx,
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// Queries per block.
 const QUERIES: usize = 16;
@@ -174,5 +176,30 @@ impl Kernel for AttentionBackward {
                 }
             });
         });
+    }
+
+    fn ptx(&self, args: AttentionBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let AttentionBackward { rows, heads, kv_heads, head_dim: d } = *self;
+        let (c, sequences) = (Columns { heads, kv_heads, head_dim: d }, args.starts.len().saturating_sub(1));
+        if rows == 0 || sequences == 0 {
+            return Ok(());
+        }
+        let dp = padded(Self::NAME, d, &[32, 64, 96, 128])?;
+        let tile = if dp <= 64 { 64 } else { 32 };
+        let (qkv, out, dout) = (args.qkv.device(), args.out.device(), args.dout.device());
+        let dqkv = args.dqkv.device();
+        let delta = on.workspace(4 * rows * heads)?;
+        // dq first: it leaves delta = dout . out for dkv.
+        for (pass, y) in [("dq", heads), ("dkv", kv_heads)] {
+            let launch = Launch::new(&ptx::BACKWARD, format_args!("attention_{pass}_f32_{dp}"))
+                .grid(rows / tile + sequences, y, 1)
+                .block(128)
+                .shared((2 * tile + 64) * (dp + 4) * 4 + tile * 160);
+            let launch = launch.arg(qkv).arg(args.starts.device()).arg(out).arg(args.lse.device());
+            let launch = launch.arg(dout).arg(dqkv).arg(delta).dim(sequences).dim(rows).dim(heads);
+            let launch = launch.dim(heads / kv_heads).dim(d).arg(wide(d, 4, &[qkv, out, dout, dqkv]));
+            on.launch(launch.arg(c.scale()))?;
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,8 @@
 
 use crate::ptx;
 use kernel_abi::{
-    ArgError, Cost, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, narrow, typed, widen,
+    ArgError, Cost, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, narrow, typed,
+    widen,
 };
 use std::{cell::RefCell, rc::Rc};
 
@@ -59,9 +60,7 @@ fn table(rotary_dim: usize, theta: f32, positions: usize) -> Rc<Table> {
         let half = rotary_dim / 2;
         if t.rotary_dim != rotary_dim || t.theta != theta || t.cos.len() < positions * half {
             let positions = positions.next_power_of_two().max(128);
-            let angle = |i: usize| {
-                (i / half) as f64 * frequency(theta, i % half, rotary_dim)
-            };
+            let angle = |i: usize| (i / half) as f64 * frequency(theta, i % half, rotary_dim);
             let cos = (0..positions * half).map(|i| angle(i).cos() as f32).collect();
             let sin = (0..positions * half).map(|i| angle(i).sin() as f32).collect();
             *t = Rc::new(Table { rotary_dim, theta, cos, sin });
@@ -110,7 +109,8 @@ impl Rotary {
         }
         let (qkv, sign) = (args.qkv.device(), if inverse { -1.0f32 } else { 1.0 });
         let vectors = [half, head_dim].iter().all(|n| n * size_of::<T>() % 16 == 0) && qkv.0 % 16 == 0;
-        let launch = Launch::new(&ptx::ROTARY, format_args!("rotary_{}", T::NAME)).grid(rows, 1, 1).block(128);
+        let launch =
+            Launch::new(&ptx::ROTARY, format_args!("rotary_{}", T::NAME)).grid(rows, 1, 1).block(128);
         let launch = launch.arg(qkv).arg(args.positions.device()).dim((heads + 2 * kv_heads) * head_dim);
         let launch = launch.dim(heads + kv_heads).dim(head_dim).dim(half).arg(u32::from(vectors)).arg(sign);
         on.launch(launch.table(&frequencies))

@@ -124,6 +124,7 @@ impl Kernel for LoraBackward {
         let rows = Rows {
             module: &ptx::BACKWARD,
             prefix: "backward",
+            element: "",
             m,
             k: n_out,
             n: n_in,
@@ -134,6 +135,7 @@ impl Kernel for LoraBackward {
             up: 1.0,
             columns_first: false,
             y_bytes: 4,
+            group: None,
         };
         let x = args.dy.skip(col_offset.min(m * ldy)).device();
         let y = optional_out(&args.dx);
@@ -168,7 +170,19 @@ impl LoraBackward {
         if tiles == 0 {
             return Ok(());
         }
-        let whole = flags([whole(dy, ldy, 4), whole(u, rank, 4), whole(x, n_in, 4), whole(du, rank, 4)]);
+        // Partial sums lie [chunks][dB, dA].
+        let aligned = |at: DevicePtr, ld, before| match partial {
+            DevicePtr::NULL => whole(at, ld, 4),
+            _ => whole(partial, ld, 4) && [before, len].iter().all(|n| n % 4 == 0),
+        };
+        let whole = flags([
+            whole(dy, ldy, 4),
+            whole(u, rank, 4),
+            aligned(db, rank, 0),
+            whole(x, n_in, 4),
+            whole(du, rank, 4),
+            aligned(da, n_in, rank * n_out),
+        ]);
         let launch = Launch::new(&ptx::GRADIENT, format_args!("gradient_r{r}"))
             .grid(tiles, rank.div_ceil(r), chunks)
             .block(256)

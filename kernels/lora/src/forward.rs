@@ -114,6 +114,7 @@ impl Kernel for LoraForward {
         let rows = Rows {
             module: &ptx::FORWARD,
             prefix: "forward",
+            element: "",
             m,
             k: n_in,
             n: n_out,
@@ -124,6 +125,7 @@ impl Kernel for LoraForward {
             up: scale,
             columns_first: true,
             y_bytes: 4,
+            group: None,
         };
         let y = args.y.skip(col_offset.min(m * ldy)).device();
         let (x, w1, u, w2) = (args.x.device(), args.a.device(), args.u.device(), args.b.device());

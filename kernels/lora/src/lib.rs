@@ -4,12 +4,16 @@
 //! pass forms du = s dy B once and gets dA, dB and dx from it by three thin products.
 mod backward;
 mod forward;
+mod grouped;
 mod merge;
+mod merge_int8;
 mod rows;
 
 pub use backward::{LoraBackward, LoraBackwardArgs};
 pub use forward::{LoraForward, LoraForwardArgs};
-pub use merge::{LoraMerge, LoraMergeArgs};
+pub use grouped::{GroupedLoraForward, GroupedLoraForwardArgs};
+pub use merge::{LoraMerge, LoraMergeArgs, LoraMergeOf};
+pub use merge_int8::{LoraMergeInt8, LoraMergeInt8Args};
 
 /// The family's PTX.
 pub mod ptx {

@@ -4,7 +4,10 @@ use crate::{
     ptx,
     rows::{Places, Rows},
 };
-use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, LaunchError, Launcher, Out, expect_len};
+use kernel_abi::{
+    ArgError, Cost, DevicePtr, Half, In, Kernel, LaunchError, Launcher, Module, Out, expect_len, narrow,
+    typed, widen,
+};
 use matmul::{Matmul, MatmulArgs};
 
 /// Adds an adapter into the weight it sits on; with a negative scale, takes it out again.
@@ -20,14 +23,50 @@ pub struct LoraMerge {
     pub scale: f32,
 }
 
-/// Arguments of [`LoraMerge`].
-pub struct LoraMergeArgs<'a> {
+/// Arguments of [`LoraMerge`]: the adapter is f32, the weight f32 or 16 bits wide.
+pub struct LoraMergeArgs<'a, T = f32> {
     /// A `[rank, n_in]`.
     pub a: In<'a>,
     /// B `[n_out, rank]`.
     pub b: In<'a>,
     /// W `[n_out, n_in]`, added to.
-    pub w: Out<'a>,
+    pub w: Out<'a, T>,
+}
+
+impl LoraMerge {
+    fn check_lens<T>(&self, args: &LoraMergeArgs<'_, T>) -> Result<(), ArgError> {
+        expect_len(Self::NAME, "a", args.a.len(), self.rank * self.n_in)?;
+        expect_len(Self::NAME, "b", args.b.len(), self.n_out * self.rank)?;
+        expect_len(Self::NAME, "w", args.w.len(), self.n_out * self.n_in)
+    }
+
+    /// The second product of the backward pass, with B for du and W for dx.
+    fn launch<T>(
+        &self,
+        args: &LoraMergeArgs<'_, T>,
+        (module, prefix, element): (&'static Module, &'static str, &'static str),
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let LoraMerge { n_in, n_out, rank, scale } = *self;
+        let rows = Rows {
+            module,
+            prefix,
+            element,
+            m: n_out,
+            k: 0,
+            n: n_in,
+            rank,
+            ldx: 0,
+            ldy: n_in,
+            down: 1.0,
+            up: scale,
+            columns_first: false,
+            y_bytes: size_of::<T>(),
+            group: None,
+        };
+        let (u, w2, y) = (args.b.device(), args.a.device(), args.w.device());
+        rows.launch(Places { x: DevicePtr::NULL, w1: DevicePtr::NULL, u, w2, y }, on)
+    }
 }
 
 impl Kernel for LoraMerge {
@@ -35,9 +74,7 @@ impl Kernel for LoraMerge {
     const NAME: &'static str = "lora_merge";
 
     fn check(&self, args: &LoraMergeArgs<'_>) -> Result<(), ArgError> {
-        expect_len(Self::NAME, "a", args.a.len(), self.rank * self.n_in)?;
-        expect_len(Self::NAME, "b", args.b.len(), self.n_out * self.rank)?;
-        expect_len(Self::NAME, "w", args.w.len(), self.n_out * self.n_in)
+        self.check_lens(args)
     }
 
     fn cost(&self) -> Cost {
@@ -68,23 +105,38 @@ impl Kernel for LoraMerge {
     }
 
     fn ptx(&self, args: LoraMergeArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
-        // The second product of the backward pass, with B for du and W for dx.
-        let LoraMerge { n_in, n_out, rank, scale } = *self;
-        let rows = Rows {
-            module: &ptx::BACKWARD,
-            prefix: "backward",
-            m: n_out,
-            k: 0,
-            n: n_in,
-            rank,
-            ldx: 0,
-            ldy: n_in,
-            down: 1.0,
-            up: scale,
-            columns_first: false,
-            y_bytes: 4,
-        };
-        let (u, w2, y) = (args.b.device(), args.a.device(), args.w.device());
-        rows.launch(Places { x: DevicePtr::NULL, w1: DevicePtr::NULL, u, w2, y }, on)
+        self.launch(&args, (&ptx::BACKWARD, "backward", ""), on)
+    }
+}
+
+typed!(
+    /// [`LoraMerge`] into a 16-bit weight: every element is added to in f32 and rounded once.
+    LoraMergeOf,
+    LoraMerge
+);
+
+impl<T: Half> Kernel for LoraMergeOf<T> {
+    type Args<'a> = LoraMergeArgs<'a, T>;
+    const NAME: &'static str = "lora_merge";
+
+    fn check(&self, args: &LoraMergeArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_lens(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let LoraMerge { n_in, n_out, rank, .. } = self.kernel;
+        let (adapter, weight) = ((4 * rank * (n_in + n_out)) as u64, (size_of::<T>() * n_in * n_out) as u64);
+        Cost { bytes_read: adapter + weight, bytes_written: weight, ..self.kernel.cost() }
+    }
+
+    fn cpu(&self, args: LoraMergeArgs<'_, T>) {
+        let w = args.w.host();
+        let mut merged = widen(w);
+        self.kernel.cpu(LoraMergeArgs { a: args.a, b: args.b, w: (&mut merged).into() });
+        narrow(&merged, w);
+    }
+
+    fn ptx(&self, args: LoraMergeArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launch(&args, (&ptx::MERGE, "merge_", T::NAME), on)
     }
 }

@@ -13,8 +13,9 @@ const BLOCKS: usize = 256;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows {
     pub(crate) module: &'static Module,
-    /// Entries are `{prefix}_m16_r64` and so on.
+    /// Entries are `{prefix}{element}_m16_r64` and so on.
     pub(crate) prefix: &'static str,
+    pub(crate) element: &'static str,
     /// Rows, inner elements of the first product, columns of y.
     pub(crate) m: usize,
     pub(crate) k: usize,
@@ -28,6 +29,8 @@ pub(crate) struct Rows {
     pub(crate) columns_first: bool,
     /// Bytes of an element of y.
     pub(crate) y_bytes: usize,
+    /// Where rows choose their adapter: the rows' indices, the adapters' scales, how many there are.
+    pub(crate) group: Option<(DevicePtr, DevicePtr, usize)>,
 }
 
 /// Addresses for [`Rows`]; a null x: u is given; a null y: u is all that is wanted.
@@ -74,7 +77,7 @@ impl Rows {
     fn submit(&self, p: Places, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         let Rows { m, k, n, rank, ldx, ldy, .. } = *self;
         let null = DevicePtr::NULL;
-        let (r, rows) = (ranks_at_once(rank), if m >= TALL { 64 } else { 16 });
+        let (r, rows) = (ranks_at_once(rank), if m >= TALL && self.group.is_none() { 64 } else { 16 });
         let blocks = m.div_ceil(rows);
         let tiles = n.div_ceil(64).max(1);
         let splits = if p.y == null { 1 } else { BLOCKS.div_ceil(blocks).clamp(1, tiles) };
@@ -93,11 +96,14 @@ impl Rows {
             whole(p.w2, ld2, 4),
             whole(p.y, ldy, self.y_bytes),
         ]);
-        let launch = Launch::new(self.module, format_args!("{}_m{rows}_r{r}", self.prefix))
+        let launch = Launch::new(self.module, format_args!("{}{}_m{rows}_r{r}", self.prefix, self.element))
             .grid(blocks, tiles.div_ceil(columns / 64).min(splits), chunks)
             .block(256)
             .shared(shared);
-        let launch = launch.arg(p.x).arg(p.w1).arg(p.u).arg(p.w2).arg(p.y);
+        let mut launch = launch.arg(p.x).arg(p.w1).arg(p.u).arg(p.w2).arg(p.y);
+        if let Some((index, scales, adapters)) = self.group {
+            launch = launch.arg(index).arg(scales).dim(adapters);
+        }
         let launch = launch.dim(m).dim(k).dim(n).dim(rank).dim(ldx).dim(ldy);
         on.launch(launch.arg(self.down).arg(self.up).dim(columns).arg(whole))
     }

@@ -6,10 +6,11 @@
 //! alone, with the same bits whether or not the machine has the instruction.
 
 use crate::{
+    bf16_ptx,
     blocks::for_blocks,
     panel::{Strided, Target, grow, product, tile_cols, tile_rows},
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{ArgError, Cost, In, Kernel, LaunchError, Launcher, Out, expect_len};
 use std::cell::RefCell;
 
 /// x rounded to bf16, ties to even, in the upper half of an f32's bits; numbers below 2^-126 become zero.
@@ -158,7 +159,13 @@ impl Packed<'_> {
 
     /// Outputs `first..first + n` of a weight with `k` inputs; `first` is a multiple of the panel width.
     pub fn outputs(&self, first: usize, n: usize, k: usize) -> Self {
+        let (words, half) = (crate::packed_len(n, k), bf16_packed_len(n, k));
         match self {
+            // On the GPU rows lie one after the other, with the same distance between them.
+            Packed::F32(In::Device(at, _)) => Packed::F32(In::Device(at.offset(4 * first * k), words)),
+            Packed::Bf16(In::Device(at, _)) => {
+                Packed::Bf16(In::Device(at.offset(4 * first * k.div_ceil(2)), half))
+            }
             Packed::F32(p) => Packed::F32(p.host()[first * k..][..crate::packed_len(n, k)].into()),
             Packed::Bf16(p) => {
                 Packed::Bf16(p.host()[first * k.div_ceil(2)..][..bf16_packed_len(n, k)].into())
@@ -211,6 +218,9 @@ pub fn bf16_packed_len(n: usize, k: usize) -> usize {
 }
 
 /// Packs an `[n, k]` row-major weight (out, in) for [`Bf16Linear`].
+///
+/// On the GPU the packed form is the row-major bf16 matrix, rows padded to an even number of elements with a zero, in the
+/// first `n * ceil(k / 2)` words; the rest is left as it is. [`crate::UnpackBf16`] reads either device's form.
 #[derive(Debug, Clone, Copy)]
 pub struct PackBf16 {
     /// Outputs.
@@ -253,9 +263,13 @@ impl Kernel for PackBf16 {
             }
         });
     }
+
+    fn ptx(&self, args: PackBf16Args<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        bf16_ptx::pack("pack_bf16", args.w.device(), args.packed.device(), (self.n, self.k), on)
+    }
 }
 
-/// The row-major `[n, k]` form of a packed weight.
+/// The row-major `[n, k]` form of a weight packed by the CPU twin.
 pub fn unpack_bf16(packed: &[u32], n: usize, k: usize) -> Vec<f32> {
     let (cols, units) = (tile_cols(), k.div_ceil(2));
     let at = |j: usize, i: usize| halves(packed[(j / cols * units + i / 2) * cols + j % cols])[i % 2];
@@ -327,6 +341,10 @@ impl Kernel for Bf16Linear {
         });
         PAIRS.set(scratch);
     }
+
+    fn ptx(&self, args: Bf16LinearArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.submit(&args, on)
+    }
 }
 
 /// dx (+)= dy W, W `[n, k]` in bf16, dy rounded to bf16, sums in f32.
@@ -378,6 +396,10 @@ impl Kernel for Bf16LinearBackward {
         let packed = args.packed.host();
         let pack = |first: usize, panel: &mut [u32]| bf16_columns(packed, n, k, first, panel);
         times_packed(args.dy.host(), None, (m, n, k), pack, args.dx.host(), accumulate);
+    }
+
+    fn ptx(&self, args: Bf16LinearBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.submit(&args, on)
     }
 }
 

@@ -4,6 +4,7 @@
 //! bias, then the residual. So a row's result depends on nothing but that row and the weights: not on the
 //! number of rows, the tile it fell into, the threads, or the instruction set.
 mod bf16;
+mod bf16_ptx;
 mod blocks;
 mod dense;
 mod linear;
@@ -11,12 +12,14 @@ mod matmul;
 mod micro;
 mod pack;
 mod panel;
+mod tensor;
 
 pub use bf16::{
     Bf16Linear, Bf16LinearArgs, Bf16LinearBackward, Bf16LinearBackwardArgs, PackBf16, PackBf16Args, Packed,
     bf16_columns, bf16_packed_len, halves, pair, pairs, round_bf16, row_pairs, times_packed, times_pairs,
     unpack_bf16,
 };
+pub use bf16_ptx::{UnpackBf16, UnpackBf16Args};
 pub use blocks::for_blocks;
 pub use dense::DenseTile;
 pub use linear::{Linear, LinearArgs};
