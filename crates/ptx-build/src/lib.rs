@@ -118,6 +118,7 @@ fn render_all(sources: &BTreeMap<String, String>) -> Vec<(String, String)> {
     env.add_function("wide", |t: &str| bytes(t).map(|b| 16 / b));
     env.add_function("list", list);
     env.add_function("log2", |n: u32| n.ilog2());
+    env.add_function("f32", |x: f64| format!("0f{:08X}", (x as f32).to_bits()));
     env.add_function("vector", vector);
     env.add_function("braced", |r: &str, first: usize, n: usize| match n {
         1 => list(r, first, 1),

@@ -5,8 +5,11 @@
 //! and rounds what a 16-bit backward pass rounds. A task turns `tile_cols()` input columns of q into a panel in its
 //! own scratch, once, and runs the register tile over all rows with it: no layer-sized temporary.
 
+use crate::gpu;
 use crate::pack::{COLS, expect_packed};
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{
+    ArgError, Cost, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow, typed, widen,
+};
 use matmul::{tile_cols, times_packed};
 
 /// dx (+)= dy W, W int8 `[n, k]` standing for q * scb / 127; dy * scb / 127 is rounded to bf16, sums are f32.
@@ -23,15 +26,15 @@ pub struct Int8LinearBackward {
 }
 
 /// Arguments of [`Int8LinearBackward`].
-pub struct Int8LinearBackwardArgs<'a> {
+pub struct Int8LinearBackwardArgs<'a, T = f32> {
     /// `[m, n]`.
-    pub dy: In<'a>,
+    pub dy: In<'a, T>,
     /// W packed by [`crate::PackInt8`].
     pub packed: In<'a, i8>,
     /// `[n]` row absmax of W.
     pub scb: In<'a>,
     /// `[m, k]`.
-    pub dx: Out<'a>,
+    pub dx: Out<'a, T>,
 }
 
 cpu::simd_fn! {
@@ -56,16 +59,22 @@ cpu::simd_fn! {
     }
 }
 
-impl Kernel for Int8LinearBackward {
-    type Args<'a> = Int8LinearBackwardArgs<'a>;
-    const NAME: &'static str = "int8_linear_backward";
-
-    fn check(&self, args: &Int8LinearBackwardArgs<'_>) -> Result<(), ArgError> {
+impl Int8LinearBackward {
+    fn check_args<T>(&self, args: &Int8LinearBackwardArgs<'_, T>) -> Result<(), ArgError> {
         let Int8LinearBackward { m, n, k, .. } = *self;
         expect_len(Self::NAME, "dy", args.dy.len(), m * n)?;
         expect_packed(Self::NAME, &args.packed, (n, k))?;
         expect_len(Self::NAME, "scb", args.scb.len(), n)?;
         expect_len(Self::NAME, "dx", args.dx.len(), m * k)
+    }
+}
+
+impl Kernel for Int8LinearBackward {
+    type Args<'a> = Int8LinearBackwardArgs<'a>;
+    const NAME: &'static str = "int8_linear_backward";
+
+    fn check(&self, args: &Int8LinearBackwardArgs<'_>) -> Result<(), ArgError> {
+        self.check_args(args)
     }
 
     fn cost(&self) -> Cost {
@@ -79,5 +88,42 @@ impl Kernel for Int8LinearBackward {
         let scale: Vec<f32> = args.scb.host().iter().map(|s| s / 127.0).collect();
         let pack = |first: usize, panel: &mut [u32]| panel_of_pairs(packed, k, first, cols, panel);
         times_packed(args.dy.host(), Some(&scale), (m, n, k), pack, args.dx.host(), accumulate);
+    }
+
+    fn ptx(&self, args: Int8LinearBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        gpu::backward(self, &args, on)
+    }
+}
+
+typed!(
+    /// [`Int8LinearBackward`] over 16-bit gradients.
+    Int8LinearBackwardOf,
+    Int8LinearBackward
+);
+
+impl<T: Half> Kernel for Int8LinearBackwardOf<T> {
+    type Args<'a> = Int8LinearBackwardArgs<'a, T>;
+    const NAME: &'static str = Int8LinearBackward::NAME;
+
+    fn check(&self, args: &Int8LinearBackwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_args(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let Int8LinearBackward { m, n, k, .. } = self.kernel;
+        let (m, n, k) = (m as u64, n as u64, k as u64);
+        Cost { bytes_read: 2 * m * n + n * k, bytes_written: 2 * m * k, ..self.kernel.cost() }
+    }
+
+    fn cpu(&self, args: Int8LinearBackwardArgs<'_, T>) {
+        let (dy, dx) = (widen(args.dy.host()), args.dx.host());
+        let mut wide = widen(dx);
+        let (packed, scb) = (args.packed, args.scb);
+        self.kernel.cpu(Int8LinearBackwardArgs { dy: (&dy).into(), packed, scb, dx: (&mut wide).into() });
+        narrow(&wide, dx);
+    }
+
+    fn ptx(&self, args: Int8LinearBackwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        gpu::backward(&self.kernel, &args, on)
     }
 }

@@ -1,6 +1,8 @@
-//! The forward pass on the GPU: what the two launches are told, and where the quantised rows lie between them.
+//! The products on the GPU: what their launches are told, and where the quantised rows lie between the two of the forward
+//! pass.
 
 use crate::{
+    backward::{Int8LinearBackward, Int8LinearBackwardArgs},
     forward::{Int8Linear, Int8LinearArgs},
     ptx,
 };
@@ -84,4 +86,26 @@ pub(crate) fn forward<T: Float>(
     let launch = launch.arg(args.packed.device()).arg(args.scb.device());
     let launch = launch.arg(optional(args.bias)).arg(residual).arg(y).dim(m).dim(n).dim(k);
     on.launch(launch.arg(rows.shift).arg(rows.limit).arg(u32::from(vectors)))
+}
+
+/// dx (+)= dy W.
+pub(crate) fn backward<T: Float>(
+    kernel: &Int8LinearBackward,
+    args: &Int8LinearBackwardArgs<'_, T>,
+    on: &mut dyn Launcher,
+) -> Result<(), LaunchError> {
+    let Int8LinearBackward { m, n, k, accumulate } = *kernel;
+    if m == 0 || k == 0 {
+        return Ok(());
+    }
+    let (dy, scb, dx) = (args.dy.device(), args.scb.device(), args.dx.device());
+    let how = if aligned::<T>(dy, n) && scb.0 % 16 == 0 { "wide" } else { "narrow" };
+    let vectors = k % 4 == 0 && dx.0 as usize % (4 * size_of::<T>()) == 0;
+    let tiles = |size: usize| m.div_ceil(size) * k.div_ceil(size);
+    let tile = if tiles(128) >= ENOUGH_BLOCKS { 128 } else { 64 };
+    let launch = Launch::new(&ptx::BACKWARD, format_args!("int8_linear_backward_{}_{tile}_{how}", T::NAME))
+        .grid(tiles(tile), 1, 1)
+        .block(128);
+    let launch = launch.arg(dy).arg(args.packed.device()).arg(scb).arg(dx).dim(m).dim(n).dim(k);
+    on.launch(launch.arg(u32::from(accumulate)).arg(u32::from(vectors)))
 }

@@ -16,7 +16,7 @@ mod micro;
 mod pack;
 mod quantize;
 
-pub use backward::{Int8LinearBackward, Int8LinearBackwardArgs};
+pub use backward::{Int8LinearBackward, Int8LinearBackwardArgs, Int8LinearBackwardOf};
 pub use forward::{Int8Linear, Int8LinearArgs, Int8LinearOf};
 pub use pack::{PackInt8, PackInt8Args, UnpackInt8, UnpackInt8Args, packed_len, unpack};
 pub use quantize::{QuantizeWeight, QuantizeWeightArgs};

@@ -1,7 +1,11 @@
 //! Softmax cross-entropy over given logits, for classifiers.
 
-use crate::{check, softmax::log_sum_exp};
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{
+    check, ptx,
+    softmax::log_sum_exp,
+    tiles::{RowResults, RowTiles},
+};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// `loss[i] = -ln softmax(logits[i])[targets[i]]`; the gradient is of the mean over the rows.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +66,36 @@ impl Kernel for SoftmaxCrossEntropy {
             out.iter_mut().zip(&probs[i * classes..]).for_each(|(d, p)| *d = mean * *p);
             out[targets[i] as usize] -= mean;
         });
+    }
+
+    fn ptx(&self, args: SoftmaxCrossEntropyArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let SoftmaxCrossEntropy { rows, classes } = *self;
+        if rows == 0 || classes == 0 {
+            return Ok(());
+        }
+        let (logits, targets) = (args.logits.device(), args.targets.device());
+        let outputs = |launch: Launch| {
+            let launch = launch.arg(args.loss.device()).arg(args.probs.device());
+            launch.arg(args.dlogits.device())
+        };
+        let mean = 1.0 / rows as f32;
+        // Threads a row and elements a thread.
+        let shapes =
+            [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 1), (32, 4), (32, 32), (256, 32), (1024, 24)];
+        if let Some((t, e)) = shapes.into_iter().find(|(t, e)| classes <= t * e) {
+            let launch = Launch::new(&ptx::CROSS_ENTROPY, format_args!("cross_entropy_{t}_{e}"))
+                .grid((rows * t).div_ceil(t.max(256)), 1, 1)
+                .block(t.max(256));
+            return on.launch(outputs(launch.arg(logits).arg(targets)).dim(rows).dim(classes).arg(mean));
+        }
+        let tiles = RowTiles::new((rows, classes), 1.0, false, on)?;
+        let lse = on.workspace(4 * rows)?;
+        tiles.read(logits, DevicePtr::NULL, on)?;
+        tiles.merge(DevicePtr::NULL, RowResults { lse, ..RowResults::default() }, on)?;
+        let launch = Launch::new(&ptx::CROSS_ENTROPY, format_args!("cross_entropy_wide"))
+            .grid(rows, classes.div_ceil(256), 1)
+            .block(256);
+        on.launch(outputs(launch.arg(logits).arg(targets).arg(lse)).dim(classes).arg(mean))
     }
 }
 

@@ -3,11 +3,13 @@
 //! As in the log-probability kernel, logits exist for a block of rows only.
 
 use crate::{
-    check,
+    check, head,
     log_prob::{at_least, rows_per_block},
+    ptx,
     softmax::{CHUNK, log_sum_exp},
+    tiles::TILE,
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 use matmul::Packed;
 use std::cell::RefCell;
 
@@ -82,6 +84,33 @@ impl Kernel for FullKl {
             });
         }
         LOGITS.set([p, q]);
+    }
+
+    fn ptx(&self, args: FullKlArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let FullKl { rows, hidden, vocab, inv_temperature } = *self;
+        let block = head::rows_per_block(2 * vocab).min(rows);
+        let (p, q) = (on.workspace(4 * block * vocab)?, on.workspace(4 * block * vocab)?);
+        let tiles = vocab.div_ceil(TILE);
+        let (part, cross) = (on.workspace(16 * block * tiles)?, on.workspace(4 * block * tiles)?);
+        let wide = if vocab.is_multiple_of(4) { 4 } else { 1 };
+        for first in (0..rows).step_by(block.max(1)) {
+            let n = block.min(rows - first);
+            for (x, logits) in [(args.x_policy, p), (args.x_ref, q)] {
+                let x = x.device().offset(4 * first * hidden);
+                head::product(args.head_packed, (n, vocab, hidden), x, logits, on)?;
+            }
+            let launch = Launch::new(&ptx::FULL_KL, format_args!("full_kl_tiles_v{wide}"))
+                .grid(n, tiles.div_ceil(32).max(1), 1)
+                .block(256);
+            let launch = launch.arg(p).arg(q).arg(part).arg(cross).dim(n).dim(vocab).dim(tiles);
+            on.launch(launch.arg(inv_temperature))?;
+            let launch = Launch::new(&ptx::FULL_KL, format_args!("full_kl_merge"))
+                .grid(n.div_ceil(4), 1, 1)
+                .block(256);
+            let kl = args.kl.device().offset(4 * first);
+            on.launch(launch.arg(part).arg(cross).arg(kl).dim(n).dim(tiles))?;
+        }
+        Ok(())
     }
 }
 

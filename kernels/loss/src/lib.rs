@@ -5,13 +5,16 @@
 //! through it, so a sampled token's log-probability has the same bits when it is scored later.
 mod check;
 mod cross_entropy;
+mod dlogits;
 mod full_kl;
+mod head;
 mod log_prob;
 mod log_prob_backward;
 mod pairs;
 mod ppo_policy;
 mod ppo_value;
 mod softmax;
+mod tiles;
 
 pub use cross_entropy::{SoftmaxCrossEntropy, SoftmaxCrossEntropyArgs};
 pub use full_kl::{FullKl, FullKlArgs};
@@ -21,3 +24,9 @@ pub use pairs::{BradleyTerry, BradleyTerryArgs};
 pub use ppo_policy::{PpoPolicyLoss, PpoPolicyLossArgs};
 pub use ppo_value::{PpoValueLoss, PpoValueLossArgs};
 pub use softmax::{CHUNK, RowSoftmax, log_sum_exp, row_softmax};
+pub use tiles::{RowResults, RowTiles, TILE};
+
+/// The family's PTX.
+pub mod ptx {
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}

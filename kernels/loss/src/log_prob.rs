@@ -4,8 +4,13 @@
 //! statistics are taken while they are still in the cache. Rows are independent, so the blocks do not show
 //! in the result.
 
-use crate::{check, softmax};
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{
+    check, head, softmax,
+    tiles::{RowResults, RowTiles},
+};
+use kernel_abi::{
+    ArgError, Cost, DevicePtr, In, Kernel, LaunchError, Launcher, Out, expect_len, optional_out,
+};
 use matmul::Packed;
 use std::cell::RefCell;
 
@@ -119,5 +124,29 @@ impl Kernel for LmLogProb {
         }
         LOGITS.set(scratch);
         STATS.set(stats);
+    }
+
+    fn ptx(&self, args: LmLogProbArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let LmLogProb { rows, hidden, vocab, inv_temperature } = *self;
+        let kept = optional_out(&args.logits);
+        let block = if args.logits.is_some() { rows } else { head::rows_per_block(vocab).min(rows) };
+        let logits = if args.logits.is_some() { kept } else { on.workspace(4 * block * vocab)? };
+        let tiles = RowTiles::new((block, vocab), inv_temperature, args.entropy.is_some(), on)?;
+        for first in (0..rows).step_by(block.max(1)) {
+            let n = block.min(rows - first);
+            let row = |at: DevicePtr| if at == DevicePtr::NULL { at } else { at.offset(4 * first) };
+            let x = args.x.device().offset(4 * first * hidden);
+            head::product(args.head_packed, (n, vocab, hidden), x, logits, on)?;
+            let (tiles, targets) = (tiles.of_rows(n), row(args.targets.device()));
+            tiles.read(logits, targets, on)?;
+            let to = RowResults {
+                lse: row(args.lse.device()),
+                top: DevicePtr::NULL,
+                logprob: row(args.logprob.device()),
+                entropy: row(optional_out(&args.entropy)),
+            };
+            tiles.merge(targets, to, on)?;
+        }
+        Ok(())
     }
 }

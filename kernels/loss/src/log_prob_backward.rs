@@ -6,7 +6,7 @@
 //! takes the block transposed, so that its product reads along cache lines too.
 
 use crate::{check, log_prob::at_least};
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use kernel_abi::{ArgError, Cost, In, Kernel, LaunchError, Launcher, Out, expect_len};
 use matmul::{Matmul, MatmulArgs, Packed};
 use std::{cell::RefCell, ops::Range};
 
@@ -156,6 +156,10 @@ impl Kernel for LmLogProbBackward {
         }
         BLOCK.set(scratch);
         PAIRS.set(pairs);
+    }
+
+    fn ptx(&self, args: LmLogProbBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        crate::dlogits::backward(self, args, on)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The Bradley-Terry loss of a reward model on preference pairs, with its gradient.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::ptx;
+use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, optional};
 
 /// loss_i = -ln sigmoid(chosen_i - rejected_i - margin_i); gradients are of the mean over the pairs.
 #[derive(Debug, Clone, Copy)]
@@ -58,5 +59,17 @@ impl Kernel for BradleyTerry {
             let slope = if lead > 0.0 { t } else { 1.0 } / (1.0 + t) / self.pairs as f64;
             (dc[i], dr[i]) = (-slope as f32, slope as f32);
         }
+    }
+
+    fn ptx(&self, args: BradleyTerryArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        if self.pairs == 0 {
+            return Ok(());
+        }
+        let launch = Launch::new(&ptx::PAIRS, format_args!("bradley_terry"))
+            .grid(self.pairs.div_ceil(256), 1, 1)
+            .block(256);
+        let launch = launch.arg(args.chosen.device()).arg(args.rejected.device()).arg(optional(args.margin));
+        let launch = launch.arg(args.loss.device()).arg(args.dchosen.device()).arg(args.drejected.device());
+        on.launch(launch.dim(self.pairs))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One pass, a handful of operations per token. Sums run in f64 in token order.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::ptx;
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// loss = sum weight max(-A r, -A clip(r, 1 - c, 1 + c)), r = exp(logprob - old_logprob).
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +75,27 @@ impl Kernel for PpoPolicyLoss {
         }
         args.stats.host().copy_from_slice(&s.stats());
     }
+
+    fn ptx(&self, args: PpoPolicyLossArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let blocks = token_blocks(self.n);
+        let part = if blocks > 1 { on.workspace(8 * 9 * blocks)? } else { DevicePtr::NULL };
+        let stats = args.stats.device();
+        let launch = Launch::new(&ptx::PPO_POLICY, format_args!("ppo_policy")).grid(blocks, 1, 1).block(256);
+        let launch = launch.arg(args.logprob.device()).arg(args.old_logprob.device());
+        let launch = launch.arg(args.advantage.device()).arg(args.weight.device());
+        let launch = launch.arg(args.dlogprob.device()).arg(stats).arg(part).dim(self.n);
+        on.launch(launch.arg(1.0 - self.cliprange).arg(1.0 + self.cliprange))?;
+        if blocks == 1 {
+            return Ok(());
+        }
+        let total = Launch::new(&ptx::PPO_POLICY, format_args!("ppo_policy_total")).block(288);
+        on.launch(total.arg(part).arg(stats).dim(blocks))
+    }
+}
+
+/// Blocks for `n` tokens: four a thread, until every multiprocessor has a few.
+pub(crate) fn token_blocks(n: usize) -> usize {
+    n.div_ceil(1024).clamp(1, 256)
 }
 
 /// Weighted sums over the tokens that count.

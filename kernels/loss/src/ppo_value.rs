@@ -1,6 +1,7 @@
 //! PPO's clipped value loss, as TRL computes it, with its gradient.
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{ppo_policy::token_blocks, ptx};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
 /// loss = 0.5 sum weight max((v - R)^2, (clip(v, old - c, old + c) - R)^2).
 #[derive(Debug, Clone, Copy)]
@@ -73,5 +74,21 @@ impl Kernel for PpoValueLoss {
         for (out, s) in args.stats.host().iter_mut().zip(stats) {
             *out = s as f32;
         }
+    }
+
+    fn ptx(&self, args: PpoValueLossArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let blocks = token_blocks(self.n);
+        let part = if blocks > 1 { on.workspace(8 * 4 * blocks)? } else { DevicePtr::NULL };
+        let stats = args.stats.device();
+        let launch = Launch::new(&ptx::PPO_VALUE, format_args!("ppo_value")).grid(blocks, 1, 1).block(256);
+        let launch = launch.arg(args.value.device()).arg(args.old_value.device());
+        let launch = launch.arg(args.returns.device()).arg(args.weight.device());
+        let launch = launch.arg(args.dvalue.device()).arg(stats).arg(part).dim(self.n);
+        on.launch(launch.arg(self.cliprange_value).arg(self.vf_coef))?;
+        if blocks == 1 {
+            return Ok(());
+        }
+        let total = Launch::new(&ptx::PPO_VALUE, format_args!("ppo_value_total")).block(128);
+        on.launch(total.arg(part).arg(stats).dim(blocks))
     }
 }

@@ -1,0 +1,4 @@
+//! Renders `ptx/`.
+fn main() {
+    ptx_build::render();
+}

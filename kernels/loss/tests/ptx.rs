@@ -1,0 +1,139 @@
+//! The PTX of the head's kernels on the VM: against f64, the CPU twin and itself.
+
+mod gpu;
+
+use gpu::{Case, rerun_is_equal};
+use kernel_abi::Kernel;
+use kernel_test::{Gpu, compare::*, every_way, ptxas};
+use loss::*;
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10))]
+    #[test]
+    fn log_probabilities_and_gradients_agree_with_f64_and_the_twin(
+        rows in 0usize..9, hidden in 1usize..24, vocab in 1usize..700, skip in 0usize..4, keep: bool, entropy: bool,
+    ) {
+        let case = Case::new(rows, hidden, vocab);
+        let mut gpu = Gpu::new();
+        let f = case.forward(&mut gpu, skip, entropy, keep);
+        let twin = case.forward_cpu(entropy, keep);
+        let want = case.reference();
+        let column = |k: usize| want.rows.iter().map(|r| r[k]).collect::<Vec<f64>>();
+        assert_close("logprob", &f.logprob, &column(0), 1e-5);
+        assert_close("lse", &f.lse, &column(1), 1e-5);
+        assert_close("lse to the twin's", &f.lse, &wide(&twin.lse), 2e-7);
+        prop_assert_eq!(&f.logits, &twin.logits, "logits are the twin's bits");
+        if entropy {
+            assert_close("entropy", &f.entropy, &column(2), 1e-5);
+        }
+        let (dx, dhead) = case.backward(&mut gpu, &f, skip);
+        let (want_dx, want_dhead) = if entropy { (&want.dx, &want.dhead) } else { (&want.dx_plain, &want.dhead_plain) };
+        assert_close("dx", &dx, want_dx, 1e-5);
+        assert_close("dhead", &dhead, want_dhead, 1e-5);
+    }
+}
+
+#[test]
+fn a_row_s_bits_depend_on_nothing_but_the_row() {
+    let case = Case::new(21, 12, 1111);
+    let mut gpu = Gpu::new();
+    let whole = case.forward(&mut gpu, 0, true, true);
+    let plain = case.forward(&mut gpu, 1, false, false);
+    assert_eq!((&plain.logprob, &plain.lse), (&whole.logprob, &whole.lse));
+    for (first, rows) in [(0, 1), (7, 3), (20, 1)] {
+        let part = case.rows(first, rows).forward(&mut gpu, 3, true, false);
+        let range = first..first + rows;
+        assert_eq!(part.logprob, whole.logprob[range.clone()]);
+        assert_eq!(part.entropy, whole.entropy[range]);
+    }
+    let grads = case.backward(&mut gpu, &whole, 0);
+    assert_eq!(grads, case.backward(&mut gpu, &gpu::Forward { logits: Vec::new(), ..whole }, 1));
+}
+
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    let case = Case::new(5, 7, 333);
+    let mut all = Vec::new();
+    every_way(|gpu| {
+        let f = case.forward(gpu, 1, true, false);
+        let grads = case.backward(gpu, &f, 1);
+        all.push((f, grads, case.kl(gpu, 0)));
+    });
+    rerun_is_equal(&all);
+}
+
+#[test]
+fn several_blocks_of_the_vocabulary_agree_with_f64() {
+    // Two blocks of the backward pass, the second one odd.
+    let case = Case::new(3, 5, 8064 + 77);
+    let mut gpu = Gpu::new();
+    let f = case.forward(&mut gpu, 0, true, false);
+    let want = case.reference();
+    assert_close("logprob", &f.logprob, &want.rows.iter().map(|r| r[0]).collect::<Vec<_>>(), 1e-5);
+    let (dx, dhead) = case.backward(&mut gpu, &f, 0);
+    assert_close("dx", &dx, &want.dx, 1e-5);
+    assert_close("dhead", &dhead, &want.dhead, 1e-5);
+}
+
+#[test]
+fn the_gradient_of_the_logits_has_the_twin_s_bits() {
+    // A head that is the identity: dx is the gradient of the logits.
+    let (rows, n) = (4, 60);
+    let mut case = Case::new(rows, n, n);
+    case.head = (0..n * n).map(|i| if i / n == i % n { 1.0 } else { 0.0 }).collect();
+    let mut gpu = Gpu::new();
+    let f = case.forward_cpu(true, false);
+    assert_eq!(case.backward(&mut gpu, &f, 0), case.backward_cpu(&f));
+}
+
+#[test]
+fn bad_values_stay_visible() {
+    let mut case = Case::new(6, 1, 300);
+    let mut gpu = Gpu::new();
+    case.head.fill(1.0);
+    case.head[7] = f32::INFINITY;
+    case.x = vec![1.0, f32::NAN, -1.0, 0.0, 1e-30, -2.0];
+    case.targets = vec![3, 3, 3, 3, 300, 7];
+    let f = case.forward(&mut gpu, 0, true, false);
+    // Row 0 has a +infinity, 1 NaN, 3 a 0 * infinity; rows 2 and 5 only a -infinity; row 4 a +infinity and no target.
+    let nan: Vec<bool> = f.logprob.iter().map(|p| p.is_nan()).collect();
+    assert_eq!(nan, [true, true, false, true, true, false]);
+    assert!((f.logprob[2] + 299f32.ln()).abs() < 1e-6 && f.logprob[5] == f32::NEG_INFINITY);
+    assert!((f.entropy[2] - 299f32.ln()).abs() < 1e-6 && f.entropy[1].is_nan());
+    // A row of nothing but -infinity has no distribution.
+    (case.x, case.head) = (vec![1.0; 6], vec![f32::NEG_INFINITY; 300]);
+    assert!(case.forward(&mut gpu, 0, true, false).lse.iter().all(|l| l.is_nan()));
+    // A target that is no word is no address either.
+    case.head = values(300, 5);
+    let f = case.forward(&mut gpu, 0, false, false);
+    assert!(f.logprob.iter().enumerate().all(|(i, p)| p.is_nan() == (i == 4)));
+}
+
+#[test]
+fn the_kl_of_equal_models_is_zero_and_of_others_f64_s() {
+    let case = Case::new(9, 6, 517);
+    let mut gpu = Gpu::new();
+    assert_eq!(case.kl(&mut gpu, 0), vec![0.0; 9]);
+    for shift in [1, 3] {
+        let got = case.kl(&mut gpu, shift);
+        let want = case.kl_reference(shift);
+        assert_close("kl", &got, &want, 1e-5);
+        assert_close("kl to the twin's", &got, &wide(&case.kl_cpu(shift)), 1e-5);
+    }
+}
+
+#[test]
+fn assembles_without_spills() {
+    ptxas::check(ptx::ALL);
+}
+
+#[test]
+fn no_rows_are_no_launches() {
+    let case = Case::new(0, 4, 9);
+    let mut gpu = Gpu::new();
+    let f = case.forward(&mut gpu, 0, true, true);
+    assert_eq!(gpu.launches.len(), 0);
+    assert_eq!(case.backward(&mut gpu, &f, 0).1, case.dhead_start());
+    assert_eq!(LmLogProb { rows: 0, hidden: 4, vocab: 9, inv_temperature: 1.0 }.cost().bytes_written, 0);
+}
