@@ -216,7 +216,8 @@ fn fit(args: &Args, mut job: Job, room: usize) -> Result<(Job, Vec<StagePlan>), 
             if over("ppo") && args.sequences.is_none() && job.sequences > 1 {
                 job.sequences /= 2;
             }
-            if (over("sft") || over("reward")) && args.micro_tokens.is_none() && job.micro_tokens > 2 * length {
+            if (over("sft") || over("reward")) && args.micro_tokens.is_none() && job.micro_tokens > 2 * length
+            {
                 job.micro_tokens /= 2;
             }
         }
@@ -239,7 +240,8 @@ fn show(stages: &[StagePlan]) {
             categories.push(category);
         }
     }
-    let of = |peak: &Peak, name: &str| peak.categories.iter().find(|(c, _)| *c == name).map_or(0, |(_, b)| *b);
+    let of =
+        |peak: &Peak, name: &str| peak.categories.iter().find(|(c, _)| *c == name).map_or(0, |(_, b)| *b);
     for category in categories {
         row(category, stages, |s| of(&s.peak, category) as f64 / GIB);
     }
@@ -248,7 +250,13 @@ fn show(stages: &[StagePlan]) {
     for s in stages {
         for (label, bytes, count) in s.peak.largest.iter().take(4) {
             let times = if *count > 1 { format!(" x {count}") } else { String::new() };
-            println!("{:>8}  {:>9.1} MiB{times}  {} {}", s.stage, *bytes as f64 / 1048576.0, label.category, label.name);
+            println!(
+                "{:>8}  {:>9.1} MiB{times}  {} {}",
+                s.stage,
+                *bytes as f64 / 1048576.0,
+                label.category,
+                label.name
+            );
         }
     }
     println!("\n{:<28}{names}", "work of a step");
@@ -288,18 +296,29 @@ fn settings(job: &Job) -> String {
         "settings: --set memory.gradient_checkpointing={} --set memory.sequences={} --set memory.micro_tokens={} --set \
          sft.method=lora --set memory.sft_precision=int8 --set reward.method=lora --set lora.rank={} --set \
          ppo.batch_size={} --set ppo.mini_batch_size={} --set ppo.response_length={}",
-        job.checkpointing, job.sequences, job.micro_tokens, job.lora.rank, job.batch, job.mini_batch, job.response
+        job.checkpointing,
+        job.sequences,
+        job.micro_tokens,
+        job.lora.rank,
+        job.batch,
+        job.mini_batch,
+        job.response
     )
 }
 
 fn why_not(stages: &[StagePlan], room: usize) -> String {
     let worst = stages.iter().max_by_key(|s| s.peak.bytes).expect("a job has stages");
     let over = (worst.peak.bytes - room.min(worst.peak.bytes)) as f64 / GIB;
-    let fixed = worst.peak.categories.iter().filter(|(c, _)| *c == "weights").map(|(_, b)| *b as f64 / GIB).sum::<f64>();
+    let fixed = worst
+        .peak
+        .categories
+        .iter()
+        .filter(|(c, _)| *c == "weights")
+        .map(|(_, b)| *b as f64 / GIB)
+        .sum::<f64>();
     format!(
         "{:.2} GiB too much in stage {}: {fixed:.2} GiB of it are weights; use a larger GPU, a smaller model, int8, shorter \
          answers, or a reward model that lives elsewhere (--reward-model none)",
         over, worst.stage
     )
 }
-

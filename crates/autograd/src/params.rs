@@ -1,8 +1,8 @@
 //! Weights, dense or int8, and their gradients.
 
 use device::{Buffer, Device};
-use int8_matmul::{PackInt8, PackInt8Args, QuantizeWeight, QuantizeWeightArgs};
-use matmul::{PackBf16, PackBf16Args, PackWeight, PackWeightArgs, Packed};
+use int8_matmul::{PackInt8, PackInt8Args, QuantizeWeight, QuantizeWeightArgs, UnpackInt8, UnpackInt8Args};
+use matmul::{PackBf16, PackBf16Args, PackWeight, PackWeightArgs, Packed, UnpackBf16, UnpackBf16Args};
 use std::collections::HashMap;
 
 /// Names a weight in its [`Params`].
@@ -79,10 +79,17 @@ impl Param {
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.value {
             Value::Dense { data, .. } | Value::Bf16 { data: Some(data), .. } => data.to_vec(),
-            Value::Bf16 { packed, .. } => matmul::unpack_bf16(&packed.to_vec(), self.rows, self.cols),
+            Value::Bf16 { packed, .. } => {
+                let (device, n, k) = (packed.device(), self.rows, self.cols);
+                let mut w = device.alloc(n * k);
+                device.run(&UnpackBf16 { n, k }, UnpackBf16Args { packed: packed.arg(), w: w.arg_mut() });
+                w.to_vec()
+            }
             Value::Int8 { packed, scb } => {
-                let q = int8_matmul::unpack(&packed.to_vec(), self.rows, self.cols);
-                let scb = scb.to_vec();
+                let (device, n, k) = (packed.device(), self.rows, self.cols);
+                let mut q = device.alloc::<i8>(n * k);
+                device.run(&UnpackInt8 { n, k }, UnpackInt8Args { packed: packed.arg(), q: q.arg_mut() });
+                let (q, scb) = (q.to_vec(), scb.to_vec());
                 let scales = scb.iter().map(|s| s / 127.0);
                 let rows = q.chunks_exact(self.cols.max(1)).zip(scales);
                 rows.flat_map(|(row, s)| row.iter().map(move |v| f32::from(*v) * s)).collect()

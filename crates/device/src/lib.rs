@@ -120,6 +120,11 @@ impl Device {
         self.0.kind == Kind::Cpu
     }
 
+    /// Whether [`Device::capture`] captures.
+    pub fn has_graphs(&self) -> bool {
+        self.0.gpu.is_some()
+    }
+
     /// True when buffers hold no values, so that code that branches on results can skip the branch.
     pub fn is_dry_run(&self) -> bool {
         self.0.kind == Kind::Meta

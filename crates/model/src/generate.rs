@@ -5,11 +5,15 @@
 //!   every sequence just admitted, so weights are read once a step for all of them;
 //! - a finished sequence's slot is refilled at once; nobody waits for the longest answer;
 //! - logits are computed for the last row of each sequence only;
+//! - where the device has graphs, a step like the one before is one submission;
 //! - a model that fits the cores' caches runs one group of sequences per thread, with no barrier in a step.
 //!
 //! None of this changes a bit of the result: every kernel's row depends on that row's sequence alone.
 
-use crate::{Batch, Head, Model, Pass};
+use crate::{
+    Head, Model, Pass,
+    decode::{Decode, Drawn, Inputs},
+};
 use autograd::{Cached, Linear, Tape};
 use device::{Buffer, Device};
 use embedding::{Sample, SampleArgs};
@@ -56,7 +60,8 @@ pub struct Completion {
 /// Keys and values of all layers for a number of slots.
 pub(crate) struct KvCache {
     layers: Vec<(Buffer, Buffer)>,
-    slot: Buffer<u32>,
+    slot: Rc<Buffer<u32>>,
+    none: Rc<Buffer<u32>>,
     slots: usize,
     capacity: usize,
 }
@@ -67,7 +72,13 @@ impl KvCache {
         let _label = device::label("KV cache", "");
         let len = attention::cache_len(slots, capacity, c.kv_heads, c.head_dim);
         let layers = (0..c.layers).map(|_| (device.alloc(len), device.alloc(len))).collect();
-        KvCache { layers, slot: device.upload(&[]), slots, capacity }
+        let none = Rc::new(device.upload(&[]));
+        KvCache { layers, slot: none.clone(), none, slots, capacity }
+    }
+
+    /// Lets go of the last step's slots.
+    pub(crate) fn release_slots(&mut self) {
+        self.slot = self.none.clone();
     }
 
     pub(crate) fn layer(&mut self, i: usize) -> Cached<'_> {
@@ -84,6 +95,13 @@ struct Running<'a> {
     /// Tokens already in the cache.
     cached: usize,
     done: Completion,
+}
+
+/// What all sequences of a request share.
+pub(crate) struct Job<'a> {
+    pub sampling: &'a Sampling,
+    pub pass: Pass,
+    pub value_head: Option<&'a Head>,
 }
 
 /// One sequence's part of a request.
@@ -126,7 +144,8 @@ impl Model {
         let resident = self.device().runs_on_host() && self.weight_bytes() <= CACHE_RESIDENT_BYTES;
         let groups = if resident { cpu::threads() } else { 1 };
         let size = requests.len().div_ceil(groups).max(1);
-        let run = |group: &[Request<'_>]| self.generate_group(group, sampling, pass, value_head, progress);
+        let job = Job { sampling, pass, value_head };
+        let run = |group: &[Request<'_>]| self.generate_group(group, &job, progress);
         let groups: Vec<_> = requests.chunks(size).collect();
         let done = Mutex::new(Vec::new());
         cpu::par_for(groups.len(), usize::MAX, |g| {
@@ -148,14 +167,13 @@ impl Model {
     fn generate_group(
         &self,
         requests: &[Request<'_>],
-        sampling: &Sampling,
-        pass: Pass,
-        value_head: Option<&Head>,
+        job: &Job<'_>,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Vec<(usize, Completion)> {
+        let sampling = job.sampling;
         let slots = requests.len().min(sampling.slots.max(1));
         let capacity = requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0) + sampling.max_new_tokens;
-        let mut cache = KvCache::new(self, slots, capacity);
+        let (mut cache, mut decode) = (KvCache::new(self, slots, capacity), Decode::default());
         let mut waiting = requests.iter();
         let mut running: Vec<Option<Running<'_>>> = (0..slots).map(|_| None).collect();
         let mut out = Vec::with_capacity(requests.len());
@@ -172,7 +190,7 @@ impl Model {
             if sampling.max_new_tokens == 0 || running.iter().all(Option::is_none) {
                 break;
             }
-            let fresh = self.step(&mut running, &mut cache, sampling, pass, value_head);
+            let fresh = self.step(&mut running, &mut cache, &mut decode, job);
             progress(fresh);
             for seat in &mut running {
                 let over =
@@ -190,9 +208,8 @@ impl Model {
         &self,
         running: &mut [Option<Running<'_>>],
         cache: &mut KvCache,
-        sampling: &Sampling,
-        pass: Pass,
-        value_head: Option<&Head>,
+        decode: &mut Decode,
+        job: &Job<'_>,
     ) -> usize {
         let mut rows = StepRows::default();
         for (slot, seat) in running.iter_mut().enumerate() {
@@ -200,40 +217,43 @@ impl Model {
                 rows.push(slot as u32, r);
             }
         }
-        let device = self.device();
-        let batch = Batch::from_parts(device, &rows.ids, &rows.positions, rows.starts);
-        cache.slot = device.upload(&rows.slots);
-        let mut tape = Tape::inference(&self.params);
-        let x = self.hidden_cached(&mut tape, &batch, pass, cache);
-        let last = tape.gather(x, &Rc::new(device.upload(&batch.last_rows())));
-        tape.release(x);
-        let h = self.final_norm(&mut tape, last);
-        let values = value_head.map(|head| head.apply(&mut tape, h));
-        let linear = Linear { weight: self.head, bias: None, lora: Vec::new(), threshold: 0.0 };
-        let logits = tape.linear("logits", h, &linear, None);
-        let (tokens, logprobs) = sample(device, tape.value(logits), &rows.streams, &rows.next, sampling);
-        let values = values.map(|v| tape.value(v).to_vec());
+        let (tokens, logprobs, values) = decode.step(self, &rows, cache, job).to_vecs();
         for (i, r) in running.iter_mut().flatten().enumerate() {
             r.done.tokens.push(tokens[i]);
             r.done.logprobs.push(logprobs[i]);
             if let Some(values) = &values {
                 r.done.values.push(values[i]);
             }
-            r.done.finished = sampling.eos == Some(tokens[i]);
+            r.done.finished = job.sampling.eos == Some(tokens[i]);
         }
         tokens.len()
+    }
+
+    /// A step's work on the device: nothing is uploaded or read, so that it can be captured as a graph.
+    pub(crate) fn decode(&self, inputs: &Inputs, cache: &mut KvCache, job: &Job<'_>) -> Drawn {
+        let mut tape = Tape::inference(&self.params);
+        cache.slot = inputs.slots.clone();
+        let x = self.hidden_cached(&mut tape, &inputs.batch, job.pass, cache);
+        let last = tape.gather(x, &inputs.last);
+        tape.release(x);
+        let h = self.final_norm(&mut tape, last);
+        let values = job.value_head.map(|head| head.apply(&mut tape, h));
+        let linear = Linear { weight: self.head, bias: None, lora: Vec::new(), threshold: 0.0 };
+        let logits = tape.linear("logits", h, &linear, None);
+        let (token, logprob) = sample(self.device(), tape.value(logits), inputs, job.sampling);
+        Drawn { token, logprob, values: values.map(|v| tape.take(v)) }
     }
 }
 
 /// The rows of one step.
-struct StepRows {
-    ids: Vec<u32>,
-    positions: Vec<u32>,
-    slots: Vec<u32>,
-    starts: Vec<u32>,
-    streams: Vec<u32>,
+pub(crate) struct StepRows {
+    pub ids: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub slots: Vec<u32>,
+    pub starts: Vec<u32>,
+    pub streams: Vec<u32>,
     /// Position of the token about to be drawn.
-    next: Vec<u32>,
+    pub next: Vec<u32>,
 }
 
 impl Default for StepRows {
@@ -259,14 +279,8 @@ impl StepRows {
     }
 }
 
-fn sample(
-    device: &Device,
-    logits: &Buffer,
-    streams: &[u32],
-    next: &[u32],
-    s: &Sampling,
-) -> (Vec<u32>, Vec<f32>) {
-    let rows = streams.len();
+fn sample(device: &Device, logits: &Buffer, inputs: &Inputs, s: &Sampling) -> (Buffer<u32>, Buffer) {
+    let rows = inputs.streams.len();
     let kernel = Sample {
         rows,
         vocab: logits.len() / rows.max(1),
@@ -275,15 +289,14 @@ fn sample(
         top_p: s.top_p,
         seed: s.seed,
     };
-    let (stream, position) = (device.upload(streams), device.upload(next));
-    let (mut token, mut logprob) = (device.zeros::<u32>(rows), device.zeros::<f32>(rows));
+    let (mut token, mut logprob) = (device.alloc::<u32>(rows), device.alloc::<f32>(rows));
     let args = SampleArgs {
         logits: logits.arg(),
-        stream: stream.arg(),
-        position: position.arg(),
+        stream: inputs.streams.arg(),
+        position: inputs.next.arg(),
         token: token.arg_mut(),
         logprob: logprob.arg_mut(),
     };
     device.run(&kernel, args);
-    (token.to_vec(), logprob.to_vec())
+    (token, logprob)
 }

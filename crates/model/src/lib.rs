@@ -8,6 +8,7 @@
 //! name), no data set and no training loop.
 mod batch;
 mod build;
+mod decode;
 mod forward;
 mod generate;
 mod heads;

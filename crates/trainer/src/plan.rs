@@ -60,7 +60,8 @@ pub struct StagePlan {
 
 /// Bytes of a tensor that no allocation on this machine backs: pages of zeros that nobody reads.
 fn zeros(device: &Device, config: &ModelConfig, precision: Precision) -> Model {
-    let mut source = |_: &str, rows: usize, cols: usize| Ok::<_, std::convert::Infallible>(vec![0.0; rows * cols]);
+    let mut source =
+        |_: &str, rows: usize, cols: usize| Ok::<_, std::convert::Infallible>(vec![0.0; rows * cols]);
     match Model::from_source(device, config.clone(), precision, &mut source) {
         Ok(model) => model,
         Err(never) => match never {},
