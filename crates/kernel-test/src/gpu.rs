@@ -2,7 +2,11 @@
 
 use kernel_abi::{DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Module, Out};
 use ptx_vm::{Checks, Counters, Fault, Loaded, Memory, Options};
-use std::{collections::HashMap, marker::PhantomData, sync::Arc};
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    sync::{Arc, LazyLock, Mutex},
+};
 
 /// Device memory of a [`Gpu`], and how many elements of it.
 pub struct Vram<T> {
@@ -107,13 +111,24 @@ impl Gpu {
         let says = |problem: String| LaunchError { kernel: format!("{}.ptx", module.name), problem };
         let key: *const Module = module;
         if !self.loaded.contains_key(&key) {
-            let compiled = ptx_vm::Module::compile(&format!("{}.ptx", module.name), module.ptx)
-                .map_err(|e| says(e.to_string()))?;
+            let compiled = compiled(module).map_err(|e| says(e.to_string()))?;
             let loaded = Loaded::new(&compiled, &self.memory).map_err(|e| says(e.to_string()))?;
             self.loaded.insert(key, loaded);
         }
         Ok(&self.loaded[&key])
     }
+}
+
+/// The module, decoded once in this process.
+fn compiled(module: &'static Module) -> Result<Arc<ptx_vm::Module>, ptx_vm::LoadError> {
+    static DECODED: LazyLock<Mutex<HashMap<usize, Arc<ptx_vm::Module>>>> = LazyLock::new(Default::default);
+    let key = std::ptr::from_ref(module) as usize;
+    if let Some(found) = DECODED.lock().expect("no panic with the lock held").get(&key) {
+        return Ok(found.clone());
+    }
+    let decoded = ptx_vm::Module::compile(&format!("{}.ptx", module.name), module.ptx)?;
+    DECODED.lock().expect("no panic with the lock held").insert(key, decoded.clone());
+    Ok(decoded)
 }
 
 impl Default for Gpu {

@@ -93,8 +93,10 @@ pub fn check(modules: &[&Module]) {
         TARGETS.map(|sm| format!("{:>14}", format!("sm_{sm}"))).concat()
     );
     for module in modules {
-        let by_target: Vec<_> =
-            TARGETS.iter().map(|sm| assemble(module, *sm).expect("found above")).collect();
+        let by_target = std::thread::scope(|scope| {
+            let running = TARGETS.map(|sm| scope.spawn(move || assemble(module, sm).expect("found above")));
+            running.map(|target| target.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
         for entry in by_target[0].keys() {
             let row: Vec<Usage> = by_target.iter().map(|t| t[entry]).collect();
             let cells: String = row.iter().map(|u| format!("{:>7}{:>7}", u.registers, u.shared)).collect();

@@ -6,10 +6,13 @@
 use crate::{
     forward::{Columns, tile_bytes},
     inner::{LANES, attend, blocks_len, put, with_scratch},
-    launch::{SPAN, TILE, padded, scale2, wide},
+    launch::{F32_SIZES, MMA_SIZES, SPAN, TILE, padded, scale2, stride, total, wide},
     ptx,
 };
-use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
+use kernel_abi::{
+    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len,
+    narrow, typed, widen,
+};
 
 /// Elements of the key cache, and of the value cache.
 pub fn cache_len(slots: usize, capacity: usize, kv_heads: usize, head_dim: usize) -> usize {
@@ -54,25 +57,7 @@ impl Kernel for AttentionExtend {
     const NAME: &'static str = "attention_extend";
 
     fn check(&self, args: &AttentionExtendArgs<'_>) -> Result<(), ArgError> {
-        let AttentionExtend { rows, heads, kv_heads, head_dim, slots, capacity } = *self;
-        let c = Columns { heads, kv_heads, head_dim };
-        let cache = cache_len(slots, capacity, kv_heads, head_dim);
-        expect_len(Self::NAME, "qkv", args.qkv.len(), rows * c.width())?;
-        expect_len(Self::NAME, "slot", args.slot.len(), rows)?;
-        expect_len(Self::NAME, "position", args.position.len(), rows)?;
-        expect_len(Self::NAME, "k_cache", args.k_cache.len(), cache)?;
-        expect_len(Self::NAME, "v_cache", args.v_cache.len(), cache)?;
-        expect_len(Self::NAME, "out", args.out.len(), rows * heads * head_dim)?;
-        if let (In::Host(slot), In::Host(position)) = (args.slot, args.position) {
-            let bad = |arg, problem| Err(ArgError { kernel: Self::NAME, arg, problem });
-            if let Some(s) = slot.iter().find(|s| **s as usize >= slots) {
-                return bad("slot", format!("slot {s} of {slots}"));
-            }
-            if let Some(p) = position.iter().find(|p| **p as usize >= capacity) {
-                return bad("position", format!("position {p}, the cache holds {capacity}"));
-            }
-        }
-        Ok(())
+        self.check_args(args)
     }
 
     /// Without the positions, a full cache is assumed: an upper bound.
@@ -126,25 +111,60 @@ impl Kernel for AttentionExtend {
     }
 
     fn ptx(&self, args: AttentionExtendArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
-        if self.rows == 0 {
-            return Ok(());
-        }
-        on.launch(self.append(&args, 4))?;
-        // More rows than slots: some slot gets several, which share its keys as a tile.
-        if self.rows > self.slots { self.tiles(&args, on) } else { self.single_rows(&args, on) }
+        self.launches(&args, on)
     }
 }
 
 impl AttentionExtend {
+    fn check_args<T>(&self, args: &AttentionExtendArgs<'_, T>) -> Result<(), ArgError> {
+        let AttentionExtend { rows, heads, kv_heads, head_dim, slots, capacity } = *self;
+        let c = Columns { heads, kv_heads, head_dim };
+        let cache = cache_len(slots, capacity, kv_heads, head_dim);
+        expect_len(Self::NAME, "qkv", args.qkv.len(), rows * c.width())?;
+        expect_len(Self::NAME, "slot", args.slot.len(), rows)?;
+        expect_len(Self::NAME, "position", args.position.len(), rows)?;
+        expect_len(Self::NAME, "k_cache", args.k_cache.len(), cache)?;
+        expect_len(Self::NAME, "v_cache", args.v_cache.len(), cache)?;
+        expect_len(Self::NAME, "out", args.out.len(), rows * heads * head_dim)?;
+        if let (In::Host(slot), In::Host(position)) = (args.slot, args.position) {
+            let bad = |arg, problem| Err(ArgError { kernel: Self::NAME, arg, problem });
+            if let Some(s) = slot.iter().find(|s| **s as usize >= slots) {
+                return bad("slot", format!("slot {s} of {slots}"));
+            }
+            if let Some(p) = position.iter().find(|p| **p as usize >= capacity) {
+                return bad("position", format!("position {p}, the cache holds {capacity}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn launches<T: Float>(
+        &self,
+        args: &AttentionExtendArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        on.launch(self.append(args))?;
+        // More rows than slots: some slot gets several, which share its keys as a tile.
+        if self.rows > self.slots { self.tiles(args, on) } else { self.single_rows(args, on) }
+    }
+
     /// Positions that a head of a slot has room for.
     fn room(&self) -> usize {
         self.capacity.next_multiple_of(LANES)
     }
 
-    /// The launch that copies keys and values of elements of `bytes` to the cache.
-    fn append<T>(&self, args: &AttentionExtendArgs<'_, T>, bytes: usize) -> Launch {
+    fn columns(&self) -> Columns {
+        Columns { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
+    }
+
+    /// The launch that copies keys and values to the cache.
+    fn append<T>(&self, args: &AttentionExtendArgs<'_, T>) -> Launch {
         let AttentionExtend { rows, heads, kv_heads, head_dim: d, slots, capacity } = *self;
-        let (qkv, k, v) = (args.qkv.device(), args.k_cache.device(), args.v_cache.device());
+        let (qkv, k, v, bytes) =
+            (args.qkv.device(), args.k_cache.device(), args.v_cache.device(), size_of::<T>());
         let unit = if wide(d, bytes, &[qkv, k, v]) == 1 { 16 } else { bytes };
         let (width, dim) = ((heads + 2 * kv_heads) * d * bytes / unit, d * bytes / unit);
         let launch = Launch::new(&ptx::APPEND, format_args!("append_{unit}"))
@@ -155,50 +175,112 @@ impl AttentionExtend {
         launch.dim(slots).dim(capacity).dim(self.room())
     }
 
-    fn columns(&self) -> Columns {
-        Columns { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
-    }
-
     /// Attention by tiles of rows that continue a slot.
-    fn tiles(&self, args: &AttentionExtendArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+    fn tiles<T: Float>(
+        &self,
+        args: &AttentionExtendArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
         let AttentionExtend { rows, heads, kv_heads, head_dim: d, slots, capacity } = *self;
-        let dp = padded(Self::NAME, d, &[32, 64, 96, 128])?;
+        let (windows, bytes) = (rows.div_ceil(TILE), size_of::<T>());
+        let (module, sizes) =
+            if bytes == 4 { (&ptx::FORWARD, F32_SIZES) } else { (&ptx::MMA_FORWARD, MMA_SIZES) };
+        let dp = padded(Self::NAME, d, sizes)?;
         let (qkv, k, v) = (args.qkv.device(), args.k_cache.device(), args.v_cache.device());
         let out = args.out.device();
-        let launch = Launch::new(&ptx::FORWARD, format_args!("attention_extend_f32_{dp}"))
-            .grid(rows.div_ceil(TILE), heads, 1)
+        let launch = Launch::new(module, format_args!("attention_extend_{}_{dp}", T::NAME))
+            .grid(windows, heads, 1)
             .block(128)
-            .shared(tile_bytes(dp));
-        let launch = launch.arg(qkv).arg(args.slot.device()).arg(args.position.device()).arg(k).arg(v);
-        let launch = launch.arg(out).dim(slots).dim(capacity).dim(self.room()).dim(rows);
-        let launch = launch.dim(heads / kv_heads).dim(d).arg(wide(d, 4, &[qkv, k, v, out]));
-        on.launch(launch.arg(scale2(self.columns())))
+            .shared(tile_bytes(dp, bytes));
+        let launch =
+            launch.arg(qkv).arg(args.slot.device()).arg(args.position.device()).arg(k).arg(v).arg(out);
+        let launch = if bytes == 4 { launch } else { launch.arg(total(on, windows * heads, dp, capacity)?) };
+        let launch = launch.dim(slots).dim(capacity).dim(self.room()).dim(rows).dim(heads / kv_heads).dim(d);
+        on.launch(launch.arg(wide(d, bytes, &[qkv, k, v, out])).arg(scale2(self.columns())))
     }
 
     /// Attention row by row, long contexts in spans side by side.
-    fn single_rows(&self, args: &AttentionExtendArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+    fn single_rows<T: Float>(
+        &self,
+        args: &AttentionExtendArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
         let AttentionExtend { rows, heads, kv_heads, head_dim: d, slots, capacity } = *self;
-        let dp = padded(Self::NAME, d, &[32, 64, 128])?;
+        let (group, spans, bytes) = (heads / kv_heads, capacity.div_ceil(SPAN), size_of::<T>());
         let (qkv, k, v) = (args.qkv.device(), args.k_cache.device(), args.v_cache.device());
         let (out, slot, position) = (args.out.device(), args.slot.device(), args.position.device());
-        let (group, spans) = (heads / kv_heads, capacity.div_ceil(SPAN));
-        let g = if group == 1 { 1 } else { 4 };
+        let f32s = bytes == 4;
+        let dp = padded(Self::NAME, d, if f32s { &[32, 64, 128] } else { MMA_SIZES })?;
+        // Query heads of a block, floats of a partial result, bytes of shared memory.
+        let (g, size, shared) = match (f32s, group) {
+            (true, 1) => (1, d + 2, f32_decode_bytes(1, dp)),
+            (true, _) => (4, d + 2, f32_decode_bytes(4, dp)),
+            (false, _) => (16, dp + 2, 272 * stride(dp, 2) + 16 * 144 + 256 + 1024),
+        };
         let partial = match spans {
             1 => DevicePtr::NULL,
-            _ => on.workspace(4 * spans * rows * heads * (d + 2))?,
+            _ => on.workspace(4 * spans * rows * heads * size)?,
         };
-        let launch = Launch::new(&ptx::DECODE, format_args!("attention_decode_f32_{g}_{dp}"))
-            .grid(rows, kv_heads * group.div_ceil(g), spans)
-            .block(128)
-            .shared(8 * 32 * 36 * 4 + g * (dp * 4 + 512 + 32));
-        let launch = launch.arg(qkv).arg(slot).arg(position).arg(k).arg(v).arg(out).arg(partial);
-        let launch = launch.dim(kv_heads).dim(group).dim(d).dim(slots).dim(capacity).dim(self.room());
-        on.launch(launch.arg(wide(d, 4, &[qkv, k, v])).arg(scale2(self.columns())))?;
+        let launch = if f32s {
+            Launch::new(&ptx::DECODE, format_args!("attention_decode_f32_{g}_{dp}"))
+        } else {
+            Launch::new(&ptx::MMA_DECODE, format_args!("attention_decode_{}_{dp}", T::NAME))
+        };
+        let launch = launch.grid(rows, kv_heads * group.div_ceil(g), spans).block(128).shared(shared);
+        let launch = launch.arg(qkv).arg(slot).arg(position).arg(k).arg(v).arg(out).arg(partial).dim(heads);
+        let launch = launch.dim(group).dim(d).dim(slots).dim(capacity).dim(self.room());
+        on.launch(launch.arg(wide(d, bytes, &[qkv, k, v, out])).arg(scale2(self.columns())))?;
         if spans == 1 {
             return Ok(());
         }
-        let launch = Launch::new(&ptx::DECODE, format_args!("attention_merge_f32")).grid(rows * heads, 1, 1);
-        let launch = launch.block(128).arg(slot).arg(position).arg(partial).arg(out);
-        on.launch(launch.dim(rows).dim(heads).dim(d).dim(slots).dim(capacity))
+        let launch = Launch::new(&ptx::MERGE, format_args!("attention_merge_{}", T::NAME));
+        let launch = launch.grid(rows * heads, 1, 1).block(128).arg(slot).arg(position).arg(partial).arg(out);
+        on.launch(launch.dim(rows).dim(heads).dim(d).dim(size).dim(slots).dim(capacity))
+    }
+}
+
+/// Shared memory of `decode.ptx`: two stages a warp, then queries, p, maxima and sums of `g` heads.
+fn f32_decode_bytes(g: usize, dp: usize) -> usize {
+    8 * 32 * 36 * 4 + g * (dp * 4 + 512 + 32)
+}
+
+typed!(
+    /// [`AttentionExtend`] over a 16-bit cache; sums are f32.
+    AttentionExtendOf,
+    AttentionExtend
+);
+
+impl<T: Half> Kernel for AttentionExtendOf<T> {
+    type Args<'a> = AttentionExtendArgs<'a, T>;
+    const NAME: &'static str = "attention_extend";
+
+    fn check(&self, args: &AttentionExtendArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_args(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let c = self.kernel.cost();
+        Cost { bytes_read: c.bytes_read / 2, bytes_written: c.bytes_written / 2, ..c }
+    }
+
+    fn cpu(&self, args: AttentionExtendArgs<'_, T>) {
+        let (k, v, out) = (args.k_cache.host(), args.v_cache.host(), args.out.host());
+        let (qkv, mut keys, mut values, mut o) =
+            (widen(args.qkv.host()), widen(k), widen(v), vec![0.0; out.len()]);
+        self.kernel.cpu(AttentionExtendArgs {
+            qkv: (&qkv).into(),
+            slot: args.slot,
+            position: args.position,
+            k_cache: (&mut keys).into(),
+            v_cache: (&mut values).into(),
+            out: (&mut o).into(),
+        });
+        narrow(&keys, k);
+        narrow(&values, v);
+        narrow(&o, out);
+    }
+
+    fn ptx(&self, args: AttentionExtendArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launches(&args, on)
     }
 }

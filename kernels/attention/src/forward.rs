@@ -1,9 +1,12 @@
 //! Causal attention over a ragged batch; one task per sequence and key/value head.
 
 use crate::inner::{GROUP, LANES, attend, attend_group, blocks_len, put_all, with_scratch};
-use crate::launch::{TILE, padded, scale2, wide};
+use crate::launch::{F32_SIZES, MMA_SIZES, TILE, padded, scale2, stride, total, wide};
 use crate::ptx;
-use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
+use kernel_abi::{
+    ArgError, Cost, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, narrow, typed,
+    widen,
+};
 
 /// out = softmax(q k^T / sqrt(head_dim), causal) v for every sequence and head.
 #[derive(Debug, Clone, Copy)]
@@ -19,13 +22,13 @@ pub struct AttentionForward {
 }
 
 /// Arguments of [`AttentionForward`].
-pub struct AttentionForwardArgs<'a> {
+pub struct AttentionForwardArgs<'a, T = f32> {
     /// `[rows, (heads + 2 kv_heads) head_dim]`: query heads, key heads, value heads.
-    pub qkv: In<'a>,
+    pub qkv: In<'a, T>,
     /// `[sequences + 1]` offsets of the sequences' first rows.
     pub starts: In<'a, u32>,
     /// `[rows, heads head_dim]`.
-    pub out: Out<'a>,
+    pub out: Out<'a, T>,
     /// `[rows, heads]` log-sum-exp of the scaled scores.
     pub lse: Out<'a>,
 }
@@ -94,12 +97,7 @@ impl Kernel for AttentionForward {
     const NAME: &'static str = "attention_forward";
 
     fn check(&self, args: &AttentionForwardArgs<'_>) -> Result<(), ArgError> {
-        let AttentionForward { rows, heads, kv_heads, head_dim } = *self;
-        let c = Columns { heads, kv_heads, head_dim };
-        expect_len(Self::NAME, "qkv", args.qkv.len(), rows * c.width())?;
-        expect_len(Self::NAME, "out", args.out.len(), rows * heads * head_dim)?;
-        expect_len(Self::NAME, "lse", args.lse.len(), rows * heads)?;
-        check_shape(Self::NAME, c, rows, args.starts)
+        self.check_args(args)
     }
 
     /// Without the sequence lengths, one sequence is assumed: an upper bound of the operations.
@@ -158,24 +156,79 @@ impl Kernel for AttentionForward {
     }
 
     fn ptx(&self, args: AttentionForwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.launch(&args, on)
+    }
+}
+
+impl AttentionForward {
+    fn check_args<T>(&self, args: &AttentionForwardArgs<'_, T>) -> Result<(), ArgError> {
+        let AttentionForward { rows, heads, kv_heads, head_dim } = *self;
+        let c = Columns { heads, kv_heads, head_dim };
+        expect_len(Self::NAME, "qkv", args.qkv.len(), rows * c.width())?;
+        expect_len(Self::NAME, "out", args.out.len(), rows * heads * head_dim)?;
+        expect_len(Self::NAME, "lse", args.lse.len(), rows * heads)?;
+        check_shape(Self::NAME, c, rows, args.starts)
+    }
+
+    fn launch<T: Float>(
+        &self,
+        args: &AttentionForwardArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
         let AttentionForward { rows, heads, kv_heads, head_dim: d } = *self;
         let (c, sequences) = (Columns { heads, kv_heads, head_dim: d }, args.starts.len().saturating_sub(1));
         if rows == 0 || sequences == 0 {
             return Ok(());
         }
-        let dp = padded(Self::NAME, d, &[32, 64, 96, 128])?;
+        let (tiles, bytes) = (rows / TILE + sequences, size_of::<T>());
+        let (module, sizes) =
+            if bytes == 4 { (&ptx::FORWARD, F32_SIZES) } else { (&ptx::MMA_FORWARD, MMA_SIZES) };
+        let dp = padded(Self::NAME, d, sizes)?;
         let (qkv, out) = (args.qkv.device(), args.out.device());
-        let launch = Launch::new(&ptx::FORWARD, format_args!("attention_forward_f32_{dp}"))
-            .grid(rows / TILE + sequences, heads, 1)
+        let launch = Launch::new(module, format_args!("attention_forward_{}_{dp}", T::NAME))
+            .grid(tiles, heads, 1)
             .block(128)
-            .shared(tile_bytes(dp));
-        let launch = launch.arg(qkv).arg(args.starts.device()).arg(out).arg(args.lse.device()).dim(sequences);
-        let launch = launch.dim(rows).dim(heads / kv_heads).dim(d).arg(wide(d, 4, &[qkv, out]));
-        on.launch(launch.arg(scale2(c)))
+            .shared(tile_bytes(dp, bytes));
+        let launch = launch.arg(qkv).arg(args.starts.device()).arg(out).arg(args.lse.device());
+        let launch = if bytes == 4 { launch } else { launch.arg(total(on, tiles * heads, dp, rows)?) };
+        let launch = launch.dim(sequences).dim(rows).dim(heads / kv_heads).dim(d);
+        on.launch(launch.arg(wide(d, bytes, &[qkv, out])).arg(scale2(c)))
     }
 }
 
-/// Shared memory of a tile in `forward.ptx`: queries, keys, values and probabilities.
-pub(crate) fn tile_bytes(dp: usize) -> usize {
-    (TILE + 64) * (dp + 4) * 4 + TILE * 160
+/// Shared memory of a tile of queries: in f32 queries, keys, values and probabilities; in 16 bits keys and values.
+pub(crate) fn tile_bytes(dp: usize, bytes: usize) -> usize {
+    2 * TILE * stride(dp, bytes) + if bytes == 4 { TILE * 160 } else { 0 }
+}
+
+typed!(
+    /// [`AttentionForward`] over 16-bit elements; sums and the log-sum-exp are f32.
+    AttentionForwardOf,
+    AttentionForward
+);
+
+impl<T: Half> Kernel for AttentionForwardOf<T> {
+    type Args<'a> = AttentionForwardArgs<'a, T>;
+    const NAME: &'static str = "attention_forward";
+
+    fn check(&self, args: &AttentionForwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_args(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let (c, lse) = (self.kernel.cost(), 4 * (self.kernel.rows * self.kernel.heads) as u64);
+        Cost { bytes_read: c.bytes_read / 2, bytes_written: (c.bytes_written - lse) / 2 + lse, ..c }
+    }
+
+    fn cpu(&self, args: AttentionForwardArgs<'_, T>) {
+        let out = args.out.host();
+        let (qkv, mut o) = (widen(args.qkv.host()), vec![0.0; out.len()]);
+        let (starts, lse) = (args.starts, args.lse);
+        self.kernel.cpu(AttentionForwardArgs { qkv: (&qkv).into(), starts, out: (&mut o).into(), lse });
+        narrow(&o, out);
+    }
+
+    fn ptx(&self, args: AttentionForwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launch(&args, on)
+    }
 }

@@ -12,8 +12,8 @@ mod launch;
 mod rotary;
 
 pub use backward::{AttentionBackward, AttentionBackwardArgs};
-pub use decode::{AttentionExtend, AttentionExtendArgs, cache_len};
-pub use forward::{AttentionForward, AttentionForwardArgs};
+pub use decode::{AttentionExtend, AttentionExtendArgs, AttentionExtendOf, cache_len};
+pub use forward::{AttentionForward, AttentionForwardArgs, AttentionForwardOf};
 pub use rotary::{Rotary, RotaryArgs, RotaryOf};
 
 /// The family's PTX.

@@ -108,7 +108,8 @@ impl Rotary {
             *f = frequency(theta, i, rotary_dim);
         }
         let (qkv, sign) = (args.qkv.device(), if inverse { -1.0f32 } else { 1.0 });
-        let vectors = [half, head_dim].iter().all(|n| n * size_of::<T>() % 16 == 0) && qkv.0 % 16 == 0;
+        let whole = |elements: usize| (elements * size_of::<T>()).is_multiple_of(16);
+        let vectors = whole(half) && whole(head_dim) && qkv.0.is_multiple_of(16);
         let launch =
             Launch::new(&ptx::ROTARY, format_args!("rotary_{}", T::NAME)).grid(rows, 1, 1).block(128);
         let launch = launch.arg(qkv).arg(args.positions.device()).dim((heads + 2 * kv_heads) * head_dim);

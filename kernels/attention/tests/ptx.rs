@@ -216,17 +216,7 @@ fn check_cache(
     let (mut k, mut v) = (gpu.alloc::<f32>(len), gpu.alloc::<f32>(len));
     let mut done = vec![0; lengths.len()];
     for chunks in steps {
-        let (mut x, mut slot, mut position, mut from) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (seq, n) in chunks.iter().enumerate() {
-            for p in done[seq]..done[seq] + n {
-                let row = starts[seq] as usize + p;
-                x.extend_from_slice(&qkv[row * w..(row + 1) * w]);
-                slot.push((slots - 1 - seq) as u32);
-                position.push(p as u32);
-                from.push(row);
-            }
-            done[seq] += n;
-        }
+        let Chunk { x, slot, position, from } = Chunk::new(chunks, &mut done, &starts, slots, w, &qkv);
         let (gx, gslot, gposition) = (gpu.upload(&x), gpu.upload(&slot), gpu.upload(&position));
         let mut out = gpu.alloc::<f32>(from.len() * s.heads * s.d);
         let kernel = s.extend(from.len(), slots, capacity);

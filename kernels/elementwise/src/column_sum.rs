@@ -52,7 +52,7 @@ impl ColumnSum {
         let chunks = self.rows.div_ceil(CHUNK);
         let to = if chunks == 1 { y } else { on.workspace(4 * chunks * self.cols)? };
         let wide = 16 / size_of::<T>();
-        let vector = if x.0 % 16 == 0 && self.cols.is_multiple_of(wide) { wide } else { 1 };
+        let vector = if x.0.is_multiple_of(16) && self.cols.is_multiple_of(wide) { wide } else { 1 };
         let launch = Launch::new(&ptx::COLUMN_SUM, format_args!("column_sum_{}_v{vector}", T::NAME))
             .grid(chunks, self.cols.div_ceil(32 * vector), 1)
             .block(256);

@@ -118,8 +118,8 @@ fn special_values_are_cast_as_ieee_says() {
         -0.0,
         f32::INFINITY,
         f32::NEG_INFINITY,
-        1.00390625,
-        1.01171875,
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
     ];
     cast::<f32, f16>(gpu, &x, 0);
     cast::<f32, bf16>(gpu, &x, 0);

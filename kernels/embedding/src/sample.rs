@@ -4,12 +4,13 @@
 //! vocabulary behind, so inverting the cumulative distribution looks at one chunk only; top-k and top-p
 //! select, they do not sort. A draw depends on (seed, stream, position) and the row, on nothing else.
 
+use crate::ptx;
 use crate::{
     nucleus::{self, Scratch},
     philox::{domain, key, philox4x32, uniform},
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
-use loss::{CHUNK, RowSoftmax, row_softmax};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
+use loss::{CHUNK, RowResults, RowSoftmax, RowTiles, TILE, row_softmax};
 use std::cell::RefCell;
 
 /// One token per row from softmax(logits / temperature), restricted to the `top_k` most likely tokens and
@@ -94,11 +95,79 @@ impl Kernel for Sample {
         }
         DRAWN.set(drawn);
     }
+
+    fn ptx(&self, args: SampleArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        let Sample { rows, vocab, .. } = *self;
+        if rows == 0 {
+            return Ok(());
+        }
+        let logits = args.logits.device();
+        // The normaliser first, by the launches that score tokens later.
+        let stats = RowTiles::new((rows, vocab), self.inv_temperature(), false, on)?;
+        let (lse, top) = (on.workspace(4 * rows)?, on.workspace(4 * rows)?);
+        stats.read(logits, DevicePtr::NULL, on)?;
+        stats.merge(DevicePtr::NULL, RowResults { lse, top, ..RowResults::default() }, on)?;
+        let part = stats.part();
+        if self.temperature == 0.0 {
+            let launch = Launch::new(&ptx::SAMPLE, format_args!("sample_largest")).grid(rows, 1, 1).block(32);
+            let launch = launch.arg(logits).arg(part).arg(lse).arg(top);
+            let launch = launch.arg(args.token.device()).arg(args.logprob.device());
+            let launch = launch.dim(rows).dim(vocab).dim(vocab.div_ceil(TILE));
+            return on.launch(launch.arg(self.inv_temperature()));
+        }
+        self.draw_on(args, part, (lse, top), on)
+    }
 }
 
 impl Sample {
+    fn inv_temperature(&self) -> f32 {
+        if self.temperature == 0.0 { 1.0 } else { 1.0 / self.temperature }
+    }
+
+    /// The launches of a draw, after those of the statistics.
+    fn draw_on(
+        &self,
+        args: SampleArgs<'_>,
+        part: DevicePtr,
+        (lse, top): (DevicePtr, DevicePtr),
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let Sample { rows, vocab, top_k, top_p, seed, .. } = *self;
+        let (logits, inv_temperature) = (args.logits.device(), self.inv_temperature());
+        let by_k = top_k > 0 && top_k < vocab;
+        let chunks = vocab.div_ceil(CHUNK);
+        // With top-k the mass of the whole vocabulary is nobody's business.
+        let mut sums = DevicePtr::NULL;
+        if !by_k {
+            sums = on.workspace(4 * rows * chunks)?;
+            let launch = Launch::new(&ptx::SAMPLE, format_args!("chunk_sums"))
+                .grid(rows, chunks.div_ceil(16), 1)
+                .block(256);
+            let launch = launch.arg(logits).arg(top).arg(sums).dim(vocab).dim(chunks);
+            on.launch(launch.arg(inv_temperature))?;
+        }
+        let filtered = by_k || top_p < 1.0;
+        let (name, threads) = if filtered { ("filtered", 512) } else { ("all", 32) };
+        let launch = Launch::new(&ptx::SAMPLE, format_args!("sample_{name}")).grid(rows, 1, 1).block(threads);
+        let launch = launch.arg(logits).arg(part).arg(sums).arg(lse).arg(top);
+        let launch = launch.arg(args.stream.device()).arg(args.position.device());
+        let launch = if filtered { launch.arg(on.workspace(8 * rows * vocab)?) } else { launch };
+        let launch = launch.arg(args.token.device()).arg(args.logprob.device());
+        let launch = launch.dim(rows).dim(vocab).dim(vocab.div_ceil(TILE)).dim(chunks);
+        let launch = match filtered {
+            false => launch.arg(inv_temperature),
+            true => {
+                let top_k = if by_k { top_k } else { 0 };
+                // Integer masses of a whole row stay below 2^63.
+                let unit = f64::from(62 - vocab.next_power_of_two().trailing_zeros()).exp2();
+                launch.dim(top_k).arg(inv_temperature).arg(top_p).arg(unit)
+            }
+        };
+        on.launch(launch.arg(seed))
+    }
+
     fn draw(&self, row: &[f32], stream: u32, position: u32) -> (u32, f32) {
-        let inv_temperature = if self.temperature == 0.0 { 1.0 } else { 1.0 / self.temperature };
+        let inv_temperature = self.inv_temperature();
         let mut sums = SUMS.take();
         sums.resize(row.len().div_ceil(CHUNK), 0.0);
         let softmax = row_softmax(row, inv_temperature, Some(&mut sums));

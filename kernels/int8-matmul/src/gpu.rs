@@ -75,17 +75,37 @@ pub(crate) fn forward<T: Float>(
     }
     let rows = quantize(&args.x, (m, k), threshold, on)?;
     let (residual, y) = (optional(args.residual), args.y.device());
-    let vectors = aligned::<T>(y, n) && aligned::<T>(residual, n);
-    let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size);
-    let (tile, shared) = if tiles(128) >= ENOUGH_BLOCKS { (128, 49_152) } else { (64, 32_768) };
-    let launch = Launch::new(&ptx::LINEAR, format_args!("int8_linear_{}_{tile}", T::NAME))
-        .grid(tiles(tile), 1, 1)
-        .block(128)
-        .shared(shared);
+    let launch = match m {
+        ..=32 => decode::<T>(m, n),
+        _ => tiled::<T>(m, n),
+    };
     let launch = launch.arg(rows.q).arg(rows.records).arg(rows.masks).arg(args.x.device());
     let launch = launch.arg(args.packed.device()).arg(args.scb.device());
     let launch = launch.arg(optional(args.bias)).arg(residual).arg(y).dim(m).dim(n).dim(k);
-    on.launch(launch.arg(rows.shift).arg(rows.limit).arg(u32::from(vectors)))
+    let launch = launch.arg(rows.shift).arg(rows.limit);
+    if m <= 32 {
+        return on.launch(launch);
+    }
+    on.launch(launch.arg(u32::from(aligned::<T>(y, n) && aligned::<T>(residual, n))))
+}
+
+/// The kernel for few rows: more outputs a block where the grid is large enough anyway, so that x is read less often.
+fn decode<T: Float>(m: usize, n: usize) -> Launch {
+    let tokens = [8, 16, 32].into_iter().find(|t| m <= *t).expect("at most 32 rows");
+    let outputs = if n >= 8192 || tokens == 32 { 32 } else { 16 };
+    Launch::new(&ptx::DECODE, format_args!("int8_decode_{}_{outputs}_{tokens}", T::NAME))
+        .grid(n.div_ceil(outputs), 1, 1)
+        .block(256)
+}
+
+/// The tiles: the large one where it fills a GPU.
+fn tiled<T: Float>(m: usize, n: usize) -> Launch {
+    let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size);
+    let (tile, shared) = if tiles(128) >= ENOUGH_BLOCKS { (128, 49_152) } else { (64, 32_768) };
+    Launch::new(&ptx::LINEAR, format_args!("int8_linear_{}_{tile}", T::NAME))
+        .grid(tiles(tile), 1, 1)
+        .block(128)
+        .shared(shared)
 }
 
 /// dx (+)= dy W.

@@ -7,6 +7,7 @@ mod bf16;
 mod bf16_ptx;
 mod blocks;
 mod dense;
+mod gemm;
 mod linear;
 mod matmul;
 mod micro;
@@ -22,6 +23,7 @@ pub use bf16::{
 pub use bf16_ptx::{UnpackBf16, UnpackBf16Args};
 pub use blocks::for_blocks;
 pub use dense::DenseTile;
+pub use gemm::{Activation, Gemm, GemmArgs, GemmOf, round_tf32};
 pub use linear::{Linear, LinearArgs};
 pub use matmul::{Matmul, MatmulArgs, Tiled};
 pub use micro::Element;

@@ -90,7 +90,7 @@ fn check(gpu: &mut Gpu, shape: [usize; 3], skip: usize, more: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(30))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
     fn any_shape(m in 1usize..80, n in 1usize..80, k in 1usize..80, skip in 0usize..5, more: bool) {
         check(&mut Gpu::new(), [m, n, k], skip, more);

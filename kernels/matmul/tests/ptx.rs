@@ -34,7 +34,7 @@ fn product(m: usize, n: usize, k: usize, ta: bool, tb: bool, pad: usize) -> Matm
 const FORMS: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn products_have_the_twin_s_bits(
         m in 0usize..90, n in 0usize..90, k in 0usize..80, form in 0usize..4, accumulate: bool, pad in 0usize..5, skip in 0usize..5,

@@ -1,6 +1,10 @@
 //! Activations: GELU exact and tanh (arXiv 1606.08415), SiLU, and the gated SwiGLU (arXiv 2002.05202).
 
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::act_launch::{self, Shape};
+use kernel_abi::{
+    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow, typed,
+    widen,
+};
 
 /// Which activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +38,11 @@ pub struct ActForward {
 }
 
 /// Arguments of [`ActForward`].
-pub struct ActForwardArgs<'a> {
+pub struct ActForwardArgs<'a, T = f32> {
     /// `[rows, cols]`, for SwiGLU `[rows, 2 cols]`.
-    pub x: In<'a>,
+    pub x: In<'a, T>,
     /// `[rows, cols]`.
-    pub y: Out<'a>,
+    pub y: Out<'a, T>,
 }
 
 /// Gradient of [`ActForward`].
@@ -53,13 +57,13 @@ pub struct ActBackward {
 }
 
 /// Arguments of [`ActBackward`].
-pub struct ActBackwardArgs<'a> {
+pub struct ActBackwardArgs<'a, T = f32> {
     /// `[rows, cols]`, for SwiGLU `[rows, 2 cols]`.
-    pub x: In<'a>,
+    pub x: In<'a, T>,
     /// `[rows, cols]`.
-    pub dy: In<'a>,
+    pub dy: In<'a, T>,
     /// Like x.
-    pub dx: Out<'a>,
+    pub dx: Out<'a, T>,
 }
 
 const SQRT_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
@@ -152,12 +156,31 @@ fn check(
     expect_len(name, y_name, y, n)
 }
 
+impl ActForward {
+    fn check_lens<T>(&self, args: &ActForwardArgs<'_, T>) -> Result<(), ArgError> {
+        check(Self::NAME, self.kind, self.rows * self.cols, args.x.len(), args.y.len(), "y")
+    }
+
+    fn launch<T: Float>(
+        &self,
+        args: &ActForwardArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let shape = Shape { rows: self.rows, cols: self.cols, kind: self.kind };
+        act_launch::forward::<T>(shape, args.x.device(), DevicePtr::NULL, args.y.device(), on)
+    }
+}
+
 impl Kernel for ActForward {
     type Args<'a> = ActForwardArgs<'a>;
     const NAME: &'static str = "activation_forward";
 
     fn check(&self, args: &ActForwardArgs<'_>) -> Result<(), ArgError> {
-        check(Self::NAME, self.kind, self.rows * self.cols, args.x.len(), args.y.len(), "y")
+        self.check_lens(args)
+    }
+
+    fn ptx(&self, args: ActForwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.launch(&args, on)
     }
 
     fn cost(&self) -> Cost {
@@ -185,14 +208,34 @@ impl Kernel for ActForward {
     }
 }
 
+impl ActBackward {
+    fn check_lens<T>(&self, args: &ActBackwardArgs<'_, T>) -> Result<(), ArgError> {
+        let n = self.rows * self.cols;
+        check(Self::NAME, self.kind, n, args.x.len(), args.dy.len(), "dy")?;
+        expect_len(Self::NAME, "dx", args.dx.len(), n * self.kind.fan_in())
+    }
+
+    fn launch<T: Float>(
+        &self,
+        args: &ActBackwardArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let shape = Shape { rows: self.rows, cols: self.cols, kind: self.kind };
+        let [x, dy, dx] = [args.x.device(), args.dy.device(), args.dx.device()];
+        act_launch::backward::<T>(shape, [x, DevicePtr::NULL, dy, dx], DevicePtr::NULL, on)
+    }
+}
+
 impl Kernel for ActBackward {
     type Args<'a> = ActBackwardArgs<'a>;
     const NAME: &'static str = "activation_backward";
 
     fn check(&self, args: &ActBackwardArgs<'_>) -> Result<(), ArgError> {
-        let n = self.rows * self.cols;
-        check(Self::NAME, self.kind, n, args.x.len(), args.dy.len(), "dy")?;
-        expect_len(Self::NAME, "dx", args.dx.len(), n * self.kind.fan_in())
+        self.check_lens(args)
+    }
+
+    fn ptx(&self, args: ActBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.launch(&args, on)
     }
 
     fn cost(&self) -> Cost {
@@ -220,5 +263,73 @@ impl Kernel for ActBackward {
                 }
             }
         });
+    }
+}
+
+typed!(
+    /// [`ActForward`] over 16-bit elements.
+    ActForwardOf,
+    ActForward
+);
+typed!(
+    /// [`ActBackward`] over 16-bit elements.
+    ActBackwardOf,
+    ActBackward
+);
+
+/// Half the bytes.
+pub(crate) fn halved(cost: Cost) -> Cost {
+    Cost { bytes_read: cost.bytes_read / 2, bytes_written: cost.bytes_written / 2, ..cost }
+}
+
+impl<T: Half> Kernel for ActForwardOf<T> {
+    type Args<'a> = ActForwardArgs<'a, T>;
+    const NAME: &'static str = ActForward::NAME;
+
+    fn check(&self, args: &ActForwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_lens(args)
+    }
+
+    fn cost(&self) -> Cost {
+        halved(self.kernel.cost())
+    }
+
+    fn cpu(&self, args: ActForwardArgs<'_, T>) {
+        let y = args.y.host();
+        let mut exact = vec![0.0; y.len()];
+        self.kernel.cpu(ActForwardArgs { x: (&widen(args.x.host())).into(), y: (&mut exact).into() });
+        narrow(&exact, y);
+    }
+
+    fn ptx(&self, args: ActForwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launch(&args, on)
+    }
+}
+
+impl<T: Half> Kernel for ActBackwardOf<T> {
+    type Args<'a> = ActBackwardArgs<'a, T>;
+    const NAME: &'static str = ActBackward::NAME;
+
+    fn check(&self, args: &ActBackwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_lens(args)
+    }
+
+    fn cost(&self) -> Cost {
+        halved(self.kernel.cost())
+    }
+
+    fn cpu(&self, args: ActBackwardArgs<'_, T>) {
+        let dx = args.dx.host();
+        let mut exact = vec![0.0; dx.len()];
+        self.kernel.cpu(ActBackwardArgs {
+            x: (&widen(args.x.host())).into(),
+            dy: (&widen(args.dy.host())).into(),
+            dx: (&mut exact).into(),
+        });
+        narrow(&exact, dx);
+    }
+
+    fn ptx(&self, args: ActBackwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launch(&args, on)
     }
 }

@@ -37,6 +37,30 @@ pub fn access<T: Float>(cols: usize, addresses: &[DevicePtr]) -> &'static str {
     }
 }
 
+/// Blocks that fill a GPU: two to six for each of its multiprocessors.
+const BLOCKS: usize = 512;
+/// Rows that a team walks over before there are more blocks than that.
+const MOST_ROWS: usize = 32;
+
+/// Blocks for so many rounds of rows: enough to fill any GPU, then enough rounds each that what a block reads once
+/// (weight and bias) is a thirtieth.
+pub fn blocks(rounds: usize) -> usize {
+    rounds.min(rounds.div_ceil(MOST_ROWS).max(BLOCKS))
+}
+
+/// Threads that fill a GPU: one wave of the largest.
+const THREADS: usize = 1 << 17;
+/// Rows of a thread that keeps its columns, at most: then what it reads and writes once is a few percent.
+const MOST_COLUMN_ROWS: usize = 64;
+
+/// Blocks across and down for threads that keep one of `chunks` each and share the rows out, `lanes` of a block side by side,
+/// the others below them.
+pub fn columns(rows: usize, chunks: usize, lanes: usize) -> (usize, usize) {
+    let each = (rows * chunks / THREADS).clamp(1, MOST_COLUMN_ROWS);
+    let down = rows.div_ceil(each * (SHARED_BLOCK / lanes)).min(65535);
+    (chunks.div_ceil(lanes), down)
+}
+
 /// Refuses shapes whose numbers of rows, columns or bytes of a row do not fit the kernels' 32-bit counters.
 pub fn check(kernel: &'static str, rows: usize, cols: usize) -> Result<(), ArgError> {
     let limit = |arg, n: usize, most: usize| match n <= most {
@@ -63,7 +87,7 @@ mod tests {
 
     #[test]
     fn access_follows_columns_and_addresses() {
-        let at = |a| DevicePtr(4096 + a);
+        let at = |a: u64| DevicePtr(4096 + a);
         assert_eq!(access::<f32>(12, &[at(0), at(16)]), "");
         assert_eq!(access::<f32>(12, &[at(0), at(4), DevicePtr::NULL]), "_unaligned");
         assert_eq!(access::<f32>(13, &[at(0)]), "_odd");

@@ -4,8 +4,10 @@
 //! without the middle term), dweight = sum dy z, dbias = sum dy. The sums over rows run in fixed blocks of
 //! rows, added up in order, so they do not depend on the threads.
 
-use crate::Norm;
-use kernel_abi::{ArgError, Cost, In, Kernel, Out, expect_len};
+use crate::{Norm, layout, norm_backward_launch};
+use kernel_abi::{
+    ArgError, Cost, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow, typed, widen,
+};
 use std::cell::RefCell;
 
 /// Gradients of [`crate::NormForward`].
@@ -22,22 +24,22 @@ pub struct NormBackward {
 }
 
 /// Arguments of [`NormBackward`].
-pub struct NormBackwardArgs<'a> {
+pub struct NormBackwardArgs<'a, T = f32> {
     /// `[rows, cols]`.
-    pub x: In<'a>,
+    pub x: In<'a, T>,
     /// `[cols]`.
-    pub weight: In<'a>,
+    pub weight: In<'a, T>,
     /// `[rows]` from the forward pass.
     pub mean: In<'a>,
     /// `[rows]` from the forward pass.
     pub rstd: In<'a>,
     /// `[rows, cols]`.
-    pub dy: In<'a>,
+    pub dy: In<'a, T>,
     /// `[rows, cols]`.
-    pub dx: Out<'a>,
-    /// `[cols]`, added to.
+    pub dx: Out<'a, T>,
+    /// `[cols]`, f32, added to.
     pub dweight: Option<Out<'a>>,
-    /// `[cols]`, added to.
+    /// `[cols]`, f32, added to.
     pub dbias: Option<Out<'a>>,
 }
 
@@ -78,12 +80,10 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Kernel for NormBackward {
-    type Args<'a> = NormBackwardArgs<'a>;
-    const NAME: &'static str = "norm_backward";
-
-    fn check(&self, args: &NormBackwardArgs<'_>) -> Result<(), ArgError> {
+impl NormBackward {
+    fn check_lens<T>(&self, args: &NormBackwardArgs<'_, T>) -> Result<(), ArgError> {
         let NormBackward { rows, cols, .. } = *self;
+        layout::check(Self::NAME, rows, cols)?;
         expect_len(Self::NAME, "x", args.x.len(), rows * cols)?;
         expect_len(Self::NAME, "weight", args.weight.len(), cols)?;
         expect_len(Self::NAME, "mean", args.mean.len(), rows)?;
@@ -94,14 +94,34 @@ impl Kernel for NormBackward {
         expect_len(Self::NAME, "dbias", args.dbias.as_ref().map_or(cols, |d| d.len()), cols)
     }
 
-    fn cost(&self) -> Cost {
+    /// With elements of so many bytes: x, dy, weight and the statistics in, dx (in, too, to be added to), dweight and dbias
+    /// out.
+    fn bytes(&self, element: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
+        let times = 2 + u64::from(self.accumulate);
         Cost {
-            bytes_read: 4 * (2 * r * c + c),
-            bytes_written: 4 * (r * c + 2 * c),
+            bytes_read: element * (times * r * c + c) + 8 * r + 8 * c,
+            bytes_written: element * r * c + 8 * c,
             flops: 14 * r * c,
             int8_ops: 0,
         }
+    }
+}
+
+impl Kernel for NormBackward {
+    type Args<'a> = NormBackwardArgs<'a>;
+    const NAME: &'static str = "norm_backward";
+
+    fn check(&self, args: &NormBackwardArgs<'_>) -> Result<(), ArgError> {
+        self.check_lens(args)
+    }
+
+    fn cost(&self) -> Cost {
+        self.bytes(4)
+    }
+
+    fn ptx(&self, args: NormBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        norm_backward_launch::launch(self, &args, on)
     }
 
     fn cpu(&self, args: NormBackwardArgs<'_>) {
@@ -143,5 +163,45 @@ impl Kernel for NormBackward {
         };
         add(args.dweight, 0);
         add(args.dbias, cols);
+    }
+}
+
+typed!(
+    /// [`NormBackward`] over 16-bit elements; statistics, dweight and dbias are f32.
+    NormBackwardOf,
+    NormBackward
+);
+
+impl<T: Half> Kernel for NormBackwardOf<T> {
+    type Args<'a> = NormBackwardArgs<'a, T>;
+    const NAME: &'static str = NormBackward::NAME;
+
+    fn check(&self, args: &NormBackwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_lens(args)
+    }
+
+    fn cost(&self) -> Cost {
+        self.kernel.bytes(size_of::<T>() as u64)
+    }
+
+    fn cpu(&self, args: NormBackwardArgs<'_, T>) {
+        let dx = args.dx.host();
+        let mut exact = widen(dx);
+        let [x, weight, dy] = [args.x, args.weight, args.dy].map(|a| widen(a.host()));
+        self.kernel.cpu(NormBackwardArgs {
+            x: (&x).into(),
+            weight: (&weight).into(),
+            mean: args.mean,
+            rstd: args.rstd,
+            dy: (&dy).into(),
+            dx: (&mut exact).into(),
+            dweight: args.dweight,
+            dbias: args.dbias,
+        });
+        narrow(&exact, dx);
+    }
+
+    fn ptx(&self, args: NormBackwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        norm_backward_launch::launch(&self.kernel, &args, on)
     }
 }

@@ -117,19 +117,13 @@ pub(crate) fn launch<T: Float>(
         _ => ("_long", layout::BLOCK),
     };
     let teams = if narrow { layout::teams(team) } else { 1 };
-    // Enough blocks to fill any GPU, then enough rows each that weights and bias, once a block, are a thirtieth.
     let all = shape.rows.div_ceil(teams);
-    let grid = if narrow { all.min(all.div_ceil(MOST_ROWS).max(BLOCKS)) } else { all };
+    let grid = if narrow { layout::blocks(all) } else { all };
     let launch = Launch::new(module, format_args!("{name}{variant}_{}{suffix}", T::NAME));
     let launch = pointers.fold(launch.grid(grid, 1, 1).block(team * teams), Launch::arg);
     let center = u32::from(shape.kind == Norm::Layer);
     launch.dim(shape.rows).dim(cols).dim(team).arg(center).arg(shape.eps)
 }
-
-/// Blocks that fill a GPU: two to six for each of its multiprocessors.
-const BLOCKS: usize = 512;
-/// Rows that a team walks over before there are more blocks than that.
-const MOST_ROWS: usize = 32;
 
 impl Kernel for NormForward {
     type Args<'a> = NormForwardArgs<'a>;

@@ -86,29 +86,26 @@ impl Constants {
         Constants { scale: k.grad_scale, rest }
     }
 
-    /// Launches `adamw_{capacity}` over `rows`.
-    pub(crate) fn launch(
+    /// Submits `launch`, the entry of a kernel for up to `capacity` rows, over `rows`.
+    pub(crate) fn launch<R: bytemuck::NoUninit + Default>(
         &self,
-        rows: &[Row],
+        launch: Launch,
+        rows: &[R],
         capacity: usize,
         chunks: usize,
-        norm: DevicePtr,
-        max_norm: f32,
+        (norm, max_norm): (DevicePtr, f32),
         on: &mut dyn Launcher,
     ) -> Result<(), LaunchError> {
         let mut table = rows.to_vec();
-        table.resize(capacity, Row::default());
-        let launch = Launch::new(&ptx::ADAMW, format_args!("adamw_{capacity}"))
-            .grid(chunks, 1, 1)
-            .block(256)
-            .table(&table);
+        table.resize(capacity, R::default());
+        let launch = launch.grid(chunks, 1, 1).block(256).table(&table);
         let launch = launch.dim(rows.len()).arg(norm).arg(self.scale).arg(max_norm);
         on.launch(self.rest.iter().fold(launch, |launch, c| launch.arg(*c)))
     }
 }
 
 cpu::simd_fn! {
-    fn update(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], k: &AdamW, lr: f32, root: f32) {
+    pub(crate) fn update(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], k: &AdamW, lr: f32, root: f32) {
         let keep = k.keep();
         for i in 0..p.len() {
             let g = g[i] * k.grad_scale;
@@ -157,6 +154,7 @@ impl Kernel for AdamW {
             return Ok(());
         }
         let row = Row::new(self, &args, 0);
-        Constants::new(self).launch(&[row], 1, chunks(self.len), DevicePtr::NULL, 0.0, on)
+        let launch = Launch::new(&ptx::ADAMW, format_args!("adamw_1"));
+        Constants::new(self).launch(launch, &[row], 1, chunks(self.len), (DevicePtr::NULL, 0.0), on)
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     adamw::{self, Constants},
     norm::{self, PARTIALS, squares},
     ptx,
-    table::{Clip, Row, launches},
+    table::{CHUNK, Clip, Row, launches},
 };
 use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 
@@ -92,7 +92,7 @@ pub struct AdamWMultiArgs<'a> {
     pub norm: Option<In<'a, f64>>,
 }
 
-fn check_list(
+pub(crate) fn check_list(
     kernel: &'static str,
     arg: &'static str,
     lens: &[usize],
@@ -120,8 +120,8 @@ impl Kernel for SquaredNormMulti<'_> {
     }
 
     fn cpu(&self, args: SquaredNormMultiArgs<'_>) {
-        let chunks: Vec<&[f32]> = args.x.iter().flat_map(|x| x.host().chunks(4096)).collect();
-        let work = 4096 * chunks.len().div_ceil(PARTIALS);
+        let chunks: Vec<&[f32]> = args.x.iter().flat_map(|x| x.host().chunks(CHUNK)).collect();
+        let work = CHUNK * chunks.len().div_ceil(PARTIALS);
         cpu::par_rows(args.partials.host(), 1, 1, work, |i, partial| {
             partial[0] += chunks.iter().skip(i).step_by(PARTIALS).map(|x| squares(x)).sum::<f64>();
         });
@@ -129,7 +129,9 @@ impl Kernel for SquaredNormMulti<'_> {
 
     fn ptx(&self, args: SquaredNormMultiArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         let (out, tensors) = (args.partials.device(), args.x.iter().map(|x| (x.len(), x.device())));
-        launches(tensors, MOST, Row::new, |rows, chunks| norm::launch(rows, MOST, chunks, out, true, on))
+        launches(tensors, MOST, CHUNK, Row::new, |rows, chunks| {
+            norm::launch(rows, MOST, chunks, out, true, on)
+        })
     }
 }
 
@@ -151,14 +153,14 @@ impl Kernel for ScaleMulti<'_> {
         let clip = Clip { scale: self.scale, max_norm: self.max_norm };
         let Some(factor) = clip.factor(args.norm) else { return };
         for x in args.x {
-            cpu::par_rows(x.host(), 1, 4096, 1, |_, x| x.iter_mut().for_each(|x| *x *= factor));
+            cpu::par_rows(x.host(), 1, CHUNK, 1, |_, x| x.iter_mut().for_each(|x| *x *= factor));
         }
     }
 
     fn ptx(&self, args: ScaleMultiArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         let norm = Clip::device(args.norm);
         let tensors = args.x.iter().map(|x| (x.len(), x.device()));
-        launches(tensors, MOST, Row::new, |rows, chunks| {
+        launches(tensors, MOST, CHUNK, Row::new, |rows, chunks| {
             let mut table = rows.to_vec();
             table.resize(MOST, Row::default());
             let launch = Launch::new(&ptx::NORM, format_args!("scale_{MOST}")).grid(chunks, 1, 1).block(256);
@@ -170,7 +172,7 @@ impl Kernel for ScaleMulti<'_> {
 
 impl AdamWMulti<'_> {
     /// The step of one tensor, with this factor on its gradient.
-    fn each(&self, tensor: &Weights, grad_scale: f32) -> AdamW {
+    pub(crate) fn each(&self, tensor: &Weights, grad_scale: f32) -> AdamW {
         let AdamWMulti { lr, beta1, beta2, eps, step, .. } = *self;
         AdamW { len: tensor.len, weight_decay: tensor.decay, lr, beta1, beta2, eps, step, grad_scale }
     }
@@ -212,8 +214,12 @@ impl Kernel for AdamWMulti<'_> {
         launches(
             tensors,
             adamw::MOST,
+            CHUNK,
             |(t, args), _, first| adamw::Row::new(&self.each(t, 1.0), args, first),
-            |rows, chunks| constants.launch(rows, adamw::MOST, chunks, norm, self.max_norm, on),
+            |rows, chunks| {
+                let launch = Launch::new(&ptx::ADAMW, format_args!("adamw_{}", adamw::MOST));
+                constants.launch(launch, rows, adamw::MOST, chunks, (norm, self.max_norm), on)
+            },
         )
     }
 }

@@ -4,7 +4,7 @@ use crate::{clip_scale, norm::PARTIALS};
 use kernel_abi::{ArgError, DevicePtr, In, expect_len, optional};
 
 /// Elements of a block: a tensor is cut into chunks of this size.
-const CHUNK: usize = 4096;
+pub(crate) const CHUNK: usize = 4096;
 
 /// Chunks of a tensor of `len` elements.
 pub(crate) fn chunks(len: usize) -> usize {
@@ -29,17 +29,19 @@ impl Row {
 }
 
 /// Cuts a list of tensors into launches of at most `capacity`: calls `launch` with the rows that `row` made of each
-/// argument and its first chunk, and their chunks in all. Empty tensors are left out.
+/// argument, its length and its first chunk, and with the number of their chunks of `size` elements. Empty tensors are
+/// left out.
 pub(crate) fn launches<A, R, E>(
     tensors: impl Iterator<Item = (usize, A)>,
     capacity: usize,
+    size: usize,
     row: impl Fn(A, usize, usize) -> R,
     mut launch: impl FnMut(&[R], usize) -> Result<(), E>,
 ) -> Result<(), E> {
     let (mut rows, mut first) = (Vec::with_capacity(capacity), 0);
     for (len, args) in tensors.filter(|(len, _)| *len > 0) {
         rows.push(row(args, len, first));
-        first += chunks(len);
+        first += len.div_ceil(size);
         if rows.len() == capacity {
             launch(&rows, first)?;
             rows.clear();

@@ -48,7 +48,7 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Calls `f(row i, head, first row of its sequence, key/value head)` for every row and head.
-fn each(s: Shape, starts: &[u32], mut f: impl FnMut(usize, usize, usize, usize)) {
+pub fn each(s: Shape, starts: &[u32], mut f: impl FnMut(usize, usize, usize, usize)) {
     for seq in starts.windows(2) {
         for i in seq[0] as usize..seq[1] as usize {
             (0..s.heads).for_each(|h| f(i, h, seq[0] as usize, h / (s.heads / s.kv)));
@@ -115,4 +115,38 @@ pub fn forward(s: Shape, qkv: &[f32], starts: &[u32]) -> (Vec<f32>, Vec<f32>) {
         lse: (&mut lse).into(),
     });
     (out, lse)
+}
+
+/// The rows of one step through the cache: the next `chunks[i]` rows of each sequence i, which lives in the slot
+/// `slots - 1 - i`.
+pub struct Chunk<T> {
+    pub x: Vec<T>,
+    pub slot: Vec<u32>,
+    pub position: Vec<u32>,
+    /// Rows of the whole batch.
+    pub from: Vec<usize>,
+}
+
+impl<T: Copy> Chunk<T> {
+    pub fn new(
+        chunks: &[usize],
+        done: &mut [usize],
+        starts: &[u32],
+        slots: usize,
+        w: usize,
+        qkv: &[T],
+    ) -> Self {
+        let mut c = Chunk { x: Vec::new(), slot: Vec::new(), position: Vec::new(), from: Vec::new() };
+        for (seq, n) in chunks.iter().enumerate() {
+            for p in done[seq]..done[seq] + n {
+                let row = starts[seq] as usize + p;
+                c.x.extend_from_slice(&qkv[row * w..(row + 1) * w]);
+                c.slot.push((slots - 1 - seq) as u32);
+                c.position.push(p as u32);
+                c.from.push(row);
+            }
+            done[seq] += n;
+        }
+        c
+    }
 }
