@@ -247,6 +247,31 @@ impl Params {
         }
     }
 
+    /// The elements of several dense weights for writing, `ids` ascending; as [`Params::data_mut`] for each.
+    ///
+    /// # Panics
+    /// For an int8 or bf16 weight, or when the ids do not ascend.
+    pub fn data_of_mut(&mut self, ids: &[ParamId]) -> Vec<&mut Buffer> {
+        let mut wanted = ids.iter().copied().peekable();
+        let mut found = Vec::with_capacity(ids.len());
+        for (i, p) in self.list.iter_mut().enumerate() {
+            if wanted.next_if_eq(&ParamId(i)).is_none() {
+                continue;
+            }
+            match &mut p.value {
+                Value::Dense { data, stale, .. } => {
+                    *stale = true;
+                    found.push(data);
+                }
+                Value::Int8 { .. } | Value::Bf16 { .. } => {
+                    panic!("{}: int8 and bf16 weights are frozen", p.name)
+                }
+            }
+        }
+        assert_eq!(found.len(), ids.len(), "ids must ascend");
+        found
+    }
+
     /// Packs every linear weight that changed since the last call. Frozen weights are packed once.
     pub fn pack(&mut self) {
         for p in &mut self.list {

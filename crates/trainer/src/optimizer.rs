@@ -1,9 +1,9 @@
 //! AdamW over a model's trainable weights, with clipping by global norm.
 
 use crate::error::{Error, Result};
-use autograd::{Grads, ParamId, Params};
+use autograd::{Grads, Param, ParamId, Params};
 use device::Buffer;
-use optim::{AdamW, AdamWArgs, SquaredNorm, SquaredNormArgs};
+use optim::{AdamWArgs, AdamWMulti, AdamWMultiArgs, SquaredNormMulti, SquaredNormMultiArgs, Weights};
 use serde::{Deserialize, Serialize};
 
 /// AdamW's constants (arXiv 1711.05101).
@@ -54,14 +54,15 @@ impl Optimizer {
     /// When the norm is not finite; the weights are then unchanged.
     pub fn step(&mut self, params: &mut Params, grads: &mut Grads, lr: f32, scale: f32) -> Result<f32> {
         let device = params.device().clone();
-        let mut squared = device.zeros::<f64>(1);
-        for (id, ..) in &self.moments {
-            if let Some(g) = grads.get(*id) {
-                let args = SquaredNormArgs { x: g.arg(), out: squared.arg_mut() };
-                device.run(&SquaredNorm { len: g.len() }, args);
-            }
-        }
-        let norm = (squared.to_vec()[0].sqrt() * f64::from(scale)) as f32;
+        let have = |id: &ParamId| grads.get(*id).is_some();
+        let ids: Vec<ParamId> = self.moments.iter().map(|(id, ..)| *id).filter(have).collect();
+        let lens: Vec<usize> = ids.iter().map(|id| params.get(*id).len()).collect();
+        let gradient = |id: &ParamId| grads.get(*id).expect("those that have one").arg();
+        let mut partials = device.zeros::<f64>(SquaredNormMulti::PARTIALS);
+        let args =
+            SquaredNormMultiArgs { x: ids.iter().map(gradient).collect(), partials: partials.arg_mut() };
+        device.run(&SquaredNormMulti { lens: &lens }, args);
+        let norm = (partials.to_vec().iter().sum::<f64>().sqrt() * f64::from(scale)) as f32;
         if !norm.is_finite() {
             return Err(Error::NotFinite {
                 what: "the gradient norm".into(),
@@ -71,26 +72,30 @@ impl Optimizer {
         let max = self.config.max_grad_norm;
         let clip = if max > 0.0 { optim::clip_scale(norm, max) } else { 1.0 };
         self.steps += 1;
-        for (id, m, v) in &mut self.moments {
-            let Some(g) = grads.get(*id) else { continue };
-            let p = params.get(*id);
-            let decays = p.rows > 1 && model::is_base(&p.name);
-            let kernel = AdamW {
-                len: p.len(),
-                lr,
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                eps: self.config.eps,
-                weight_decay: if decays { self.config.weight_decay } else { 0.0 },
-                step: self.steps,
-                grad_scale: scale * clip,
-            };
-            let param = params.data_mut(*id).arg_mut();
-            device.run(&kernel, AdamWArgs { param, grad: g.arg(), m: m.arg_mut(), v: v.arg_mut() });
-        }
+        let weights: Vec<Weights> = ids.iter().map(|id| self.weights(params.get(*id))).collect();
+        let kernel = AdamWMulti {
+            tensors: &weights,
+            lr,
+            beta1: self.config.beta1,
+            beta2: self.config.beta2,
+            eps: self.config.eps,
+            step: self.steps,
+            grad_scale: scale * clip,
+            max_norm: 0.0,
+        };
+        let moments = self.moments.iter_mut().filter(|(id, ..)| have(id));
+        let tensors = params.data_of_mut(&ids).into_iter().zip(moments).map(|(param, (id, m, v))| {
+            AdamWArgs { param: param.arg_mut(), grad: gradient(id), m: m.arg_mut(), v: v.arg_mut() }
+        });
+        device.run(&kernel, AdamWMultiArgs { tensors: tensors.collect(), norm: None });
         grads.clear();
         params.pack();
         Ok(norm)
+    }
+
+    fn weights(&self, p: &Param) -> Weights {
+        let decays = p.rows > 1 && model::is_base(&p.name);
+        Weights { len: p.len(), decay: if decays { self.config.weight_decay } else { 0.0 } }
     }
 
     /// The first weight whose gradient is not finite.
