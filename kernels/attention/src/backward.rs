@@ -12,10 +12,13 @@ use crate::{
         GROUP, LANES, blocks_len, group_products, group_weighted_rows, products, put_all, transposed_rows,
         weighted_rows, with_scratch,
     },
-    launch::{padded, wide},
+    launch::{F32_SIZES, MMA_SIZES, padded, stride, wide},
     ptx,
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
+use kernel_abi::{
+    ArgError, Cost, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, narrow, typed,
+    widen,
+};
 
 /// Queries per block.
 const QUERIES: usize = 16;
@@ -34,19 +37,19 @@ pub struct AttentionBackward {
 }
 
 /// Arguments of [`AttentionBackward`].
-pub struct AttentionBackwardArgs<'a> {
+pub struct AttentionBackwardArgs<'a, T = f32> {
     /// As in the forward pass.
-    pub qkv: In<'a>,
+    pub qkv: In<'a, T>,
     /// As in the forward pass.
     pub starts: In<'a, u32>,
     /// The forward pass's output.
-    pub out: In<'a>,
+    pub out: In<'a, T>,
     /// The forward pass's log-sum-exp.
     pub lse: In<'a>,
     /// `[rows, heads head_dim]`.
-    pub dout: In<'a>,
+    pub dout: In<'a, T>,
     /// Like qkv; overwritten.
-    pub dqkv: Out<'a>,
+    pub dqkv: Out<'a, T>,
 }
 
 cpu::simd_fn! {
@@ -70,14 +73,7 @@ impl Kernel for AttentionBackward {
     const NAME: &'static str = "attention_backward";
 
     fn check(&self, args: &AttentionBackwardArgs<'_>) -> Result<(), ArgError> {
-        let AttentionBackward { rows, heads, kv_heads, head_dim } = *self;
-        let c = Columns { heads, kv_heads, head_dim };
-        expect_len(Self::NAME, "qkv", args.qkv.len(), rows * c.width())?;
-        expect_len(Self::NAME, "out", args.out.len(), rows * heads * head_dim)?;
-        expect_len(Self::NAME, "lse", args.lse.len(), rows * heads)?;
-        expect_len(Self::NAME, "dout", args.dout.len(), rows * heads * head_dim)?;
-        expect_len(Self::NAME, "dqkv", args.dqkv.len(), rows * c.width())?;
-        check_shape(Self::NAME, c, rows, args.starts)
+        self.check_args(args)
     }
 
     fn cost(&self) -> Cost {
@@ -179,27 +175,96 @@ impl Kernel for AttentionBackward {
     }
 
     fn ptx(&self, args: AttentionBackwardArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.launch(&args, on)
+    }
+}
+
+impl AttentionBackward {
+    fn check_args<T>(&self, args: &AttentionBackwardArgs<'_, T>) -> Result<(), ArgError> {
+        let AttentionBackward { rows, heads, kv_heads, head_dim } = *self;
+        let c = Columns { heads, kv_heads, head_dim };
+        expect_len(Self::NAME, "qkv", args.qkv.len(), rows * c.width())?;
+        expect_len(Self::NAME, "out", args.out.len(), rows * heads * head_dim)?;
+        expect_len(Self::NAME, "lse", args.lse.len(), rows * heads)?;
+        expect_len(Self::NAME, "dout", args.dout.len(), rows * heads * head_dim)?;
+        expect_len(Self::NAME, "dqkv", args.dqkv.len(), rows * c.width())?;
+        check_shape(Self::NAME, c, rows, args.starts)
+    }
+
+    fn launch<T: Float>(
+        &self,
+        args: &AttentionBackwardArgs<'_, T>,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
         let AttentionBackward { rows, heads, kv_heads, head_dim: d } = *self;
         let (c, sequences) = (Columns { heads, kv_heads, head_dim: d }, args.starts.len().saturating_sub(1));
         if rows == 0 || sequences == 0 {
             return Ok(());
         }
-        let dp = padded(Self::NAME, d, &[32, 64, 96, 128])?;
-        let tile = if dp <= 64 { 64 } else { 32 };
+        let (bytes, f32s) = (size_of::<T>(), size_of::<T>() == 4);
+        let (module, sizes) =
+            if f32s { (&ptx::BACKWARD, F32_SIZES) } else { (&ptx::MMA_BACKWARD, MMA_SIZES) };
+        let dp = padded(Self::NAME, d, sizes)?;
+        // Rows of a tile, rows that pass by it at a time, shared bytes besides both.
+        let (tile, pass, more) = match (f32s, dp) {
+            (true, ..=64) => (64, 32, 64 * 160),
+            (true, _) => (32, 32, 32 * 160),
+            (false, ..=80) => (64, 64, 512),
+            (false, _) => (64, 32, 512),
+        };
         let (qkv, out, dout) = (args.qkv.device(), args.out.device(), args.dout.device());
         let dqkv = args.dqkv.device();
         let delta = on.workspace(4 * rows * heads)?;
         // dq first: it leaves delta = dout . out for dkv.
-        for (pass, y) in [("dq", heads), ("dkv", kv_heads)] {
-            let launch = Launch::new(&ptx::BACKWARD, format_args!("attention_{pass}_f32_{dp}"))
+        for (what, y) in [("dq", heads), ("dkv", kv_heads)] {
+            let launch = Launch::new(module, format_args!("attention_{what}_{}_{dp}", T::NAME))
                 .grid(rows / tile + sequences, y, 1)
                 .block(128)
-                .shared((2 * tile + 64) * (dp + 4) * 4 + tile * 160);
+                .shared(2 * (tile + pass) * stride(dp, bytes) + more);
             let launch = launch.arg(qkv).arg(args.starts.device()).arg(out).arg(args.lse.device());
             let launch = launch.arg(dout).arg(dqkv).arg(delta).dim(sequences).dim(rows).dim(heads);
-            let launch = launch.dim(heads / kv_heads).dim(d).arg(wide(d, 4, &[qkv, out, dout, dqkv]));
+            let launch = launch.dim(heads / kv_heads).dim(d).arg(wide(d, bytes, &[qkv, out, dout, dqkv]));
             on.launch(launch.arg(c.scale()))?;
         }
         Ok(())
+    }
+}
+
+typed!(
+    /// [`AttentionBackward`] over 16-bit elements; sums and the log-sum-exp are f32.
+    AttentionBackwardOf,
+    AttentionBackward
+);
+
+impl<T: Half> Kernel for AttentionBackwardOf<T> {
+    type Args<'a> = AttentionBackwardArgs<'a, T>;
+    const NAME: &'static str = "attention_backward";
+
+    fn check(&self, args: &AttentionBackwardArgs<'_, T>) -> Result<(), ArgError> {
+        self.kernel.check_args(args)
+    }
+
+    fn cost(&self) -> Cost {
+        let (c, lse) = (self.kernel.cost(), 4 * (self.kernel.rows * self.kernel.heads) as u64);
+        Cost { bytes_read: (c.bytes_read - lse) / 2 + lse, bytes_written: c.bytes_written / 2, ..c }
+    }
+
+    fn cpu(&self, args: AttentionBackwardArgs<'_, T>) {
+        let dqkv = args.dqkv.host();
+        let (qkv, out) = (widen(args.qkv.host()), widen(args.out.host()));
+        let (dout, mut d) = (widen(args.dout.host()), vec![0.0; dqkv.len()]);
+        self.kernel.cpu(AttentionBackwardArgs {
+            qkv: (&qkv).into(),
+            starts: args.starts,
+            out: (&out).into(),
+            lse: args.lse,
+            dout: (&dout).into(),
+            dqkv: (&mut d).into(),
+        });
+        narrow(&d, dqkv);
+    }
+
+    fn ptx(&self, args: AttentionBackwardArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+        self.kernel.launch(&args, on)
     }
 }

@@ -11,7 +11,7 @@ mod inner;
 mod launch;
 mod rotary;
 
-pub use backward::{AttentionBackward, AttentionBackwardArgs};
+pub use backward::{AttentionBackward, AttentionBackwardArgs, AttentionBackwardOf};
 pub use decode::{AttentionExtend, AttentionExtendArgs, AttentionExtendOf, cache_len};
 pub use forward::{AttentionForward, AttentionForwardArgs, AttentionForwardOf};
 pub use rotary::{Rotary, RotaryArgs, RotaryOf};

@@ -174,3 +174,114 @@ fn the_cache_gives_the_bits_of_training_over_several_spans() {
     let steps = [vec![1026, 500], vec![1, 11], vec![1, 1], vec![0, 1]];
     check_cache::<f16>(&mut Gpu::new(), Shape { heads: 2, kv: 1, d: 72 }, (2, 1040), &[1028, 513], &steps);
 }
+
+fn gpu_backward<T: Half>(
+    gpu: &mut Gpu,
+    s: Shape,
+    x: &[T],
+    starts: &[u32],
+    (out, lse, dout): (&[T], &[f32], &[T]),
+    skip: usize,
+) -> Vec<T> {
+    let rows = x.len() / s.width();
+    let padded = |v: &[T]| [vec![T::from_f32(0.0); skip], v.to_vec()].concat();
+    let (qkv, gstarts) = (gpu.upload(&padded(x)), gpu.upload(starts));
+    let (out, lse, dout) = (gpu.upload(&padded(out)), gpu.upload(lse), gpu.upload(&padded(dout)));
+    let mut dqkv = gpu.upload(&vec![T::from_f32(f32::NAN); x.len() + skip]);
+    let args = AttentionBackwardArgs {
+        qkv: qkv.arg().skip(skip),
+        starts: gstarts.arg(),
+        out: out.arg().skip(skip),
+        lse: lse.arg(),
+        dout: dout.arg().skip(skip),
+        dqkv: dqkv.arg_mut().skip(skip),
+    };
+    gpu.run(&s.backward(rows).of::<T>(), args);
+    dqkv.to_vec()[skip..].to_vec()
+}
+
+/// Gradients as a plain program in this precision would compute them: f32 sums, p, ds and results rounded to `T`.
+fn same_precision_gradient<T: Half>(
+    s: Shape,
+    qkv: &[T],
+    starts: &[u32],
+    (out, lse, dout): (&[T], &[f32], &[T]),
+) -> Vec<f32> {
+    let (x, o, slope, w, d) = (widen(qkv), widen(out), widen(dout), s.width(), s.d);
+    let scale = 1.0 / (d as f32).sqrt();
+    let round = |x: f32| T::from_f32(x).to_f32();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let mut grad = vec![0.0f32; x.len()];
+    each(s, starts, |i, h, first, kv| {
+        let at = (i * s.heads + h) * d;
+        let (oi, di) = (&o[at..at + d], &slope[at..at + d]);
+        let delta = dot(oi, di);
+        let (q0, k0, v0) = (i * w + h * d, (s.heads + kv) * d, (s.heads + s.kv + kv) * d);
+        for j in first..i + 1 {
+            let (k0, v0) = (j * w + k0, j * w + v0);
+            let p = (dot(&x[q0..q0 + d], &x[k0..k0 + d]) * scale - lse[i * s.heads + h]).exp();
+            let ds = round(p * (dot(di, &x[v0..v0 + d]) - delta));
+            for t in 0..d {
+                grad[q0 + t] += ds * x[k0 + t] * scale;
+                grad[k0 + t] += ds * x[q0 + t] * scale;
+                grad[v0 + t] += round(p) * di[t];
+            }
+        }
+    });
+    grad.iter_mut().for_each(|g| *g = round(*g));
+    grad
+}
+
+fn check_backward<T: Half>(gpu: &mut Gpu, s: Shape, lengths: &[usize], skip: usize) {
+    let starts = starts_of(lengths);
+    let rows = lengths.iter().sum::<usize>();
+    let (qkv, dout) = (halves::<T>(rows * s.width(), 1), halves::<T>(rows * s.heads * s.d, 2));
+    let (out, lse) = gpu_forward(gpu, s, &qkv, &starts, 0);
+    let got = gpu_backward(gpu, s, &qkv, &starts, (&out, &lse, &dout), skip);
+    let want = reference_gradient(s, &wide(&widen(&qkv)), &starts, &wide(&widen(&dout)));
+    let what = format!("gradient of {s:?} {lengths:?} in {}", T::NAME);
+    assert_close(&what, &widen(&got), &want, limit::<T>());
+    let reference = same_precision_gradient(s, &qkv, &starts, (&out, &lse, &dout));
+    assert_twice(&what, &widen(&got), &reference, &want, 1e-7);
+    let mut twin = vec![T::from_f32(0.0); qkv.len()];
+    s.backward(rows).of::<T>().cpu(AttentionBackwardArgs {
+        qkv: (&qkv).into(),
+        starts: (&starts).into(),
+        out: (&out).into(),
+        lse: (&lse).into(),
+        dout: (&dout).into(),
+        dqkv: (&mut twin).into(),
+    });
+    assert_close(&format!("twin of {what}"), &widen(&got), &wide(&widen(&twin)), limit::<T>());
+    let again = gpu_backward(gpu, s, &qkv, &starts, (&out, &lse, &dout), skip);
+    assert_eq!(widen(&again), widen(&got), "the same bits again");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+    #[test]
+    fn gradients_are_near_f64(
+        s in shape(130), lengths in prop::collection::vec(0usize..90, 0..3), skip in prop::sample::select(vec![0usize, 1, 8]),
+    ) {
+        let mut gpu = Gpu::new();
+        check_backward::<f16>(&mut gpu, s, &lengths, skip);
+        check_backward::<bf16>(&mut gpu, s, &lengths, skip);
+    }
+}
+
+#[test]
+fn gradients_at_the_sizes_of_models() {
+    let mut gpu = Gpu::new();
+    for d in [64, 80, 96, 128] {
+        check_backward::<f16>(&mut gpu, Shape { heads: 2, kv: 1, d }, &[65, 1, 133], 0);
+        check_backward::<bf16>(&mut gpu, Shape { heads: 2, kv: 1, d }, &[65, 1, 133], 0);
+    }
+}
+
+#[test]
+fn gradients_under_an_adversary() {
+    every_way(|gpu| {
+        let s = Shape { heads: 2, kv: 1, d: 72 };
+        check_backward::<bf16>(gpu, s, &[70, 3], 0);
+    });
+}

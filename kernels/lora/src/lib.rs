@@ -9,9 +9,9 @@ mod merge;
 mod merge_int8;
 mod rows;
 
-pub use backward::{LoraBackward, LoraBackwardArgs};
-pub use forward::{LoraForward, LoraForwardArgs};
-pub use grouped::{GroupedLoraForward, GroupedLoraForwardArgs};
+pub use backward::{LoraBackward, LoraBackwardArgs, LoraBackwardOf};
+pub use forward::{LoraForward, LoraForwardArgs, LoraForwardOf};
+pub use grouped::{GroupedLoraForward, GroupedLoraForwardArgs, GroupedLoraForwardOf};
 pub use merge::{LoraMerge, LoraMergeArgs, LoraMergeOf};
 pub use merge_int8::{LoraMergeInt8, LoraMergeInt8Args};
 

@@ -2,11 +2,11 @@
 
 use crate::{
     ptx,
-    rows::{Places, Rows},
+    rows::{Places, Rows, element},
 };
 use kernel_abi::{
-    ArgError, Cost, DevicePtr, Half, In, Kernel, LaunchError, Launcher, Module, Out, expect_len, narrow,
-    typed, widen,
+    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, LaunchError, Launcher, Module, Out, expect_len,
+    narrow, typed, widen,
 };
 use matmul::{Matmul, MatmulArgs};
 
@@ -41,17 +41,17 @@ impl LoraMerge {
     }
 
     /// The second product of the backward pass, with B for du and W for dx.
-    fn launch<T>(
+    fn launch<T: Float>(
         &self,
         args: &LoraMergeArgs<'_, T>,
-        (module, prefix, element): (&'static Module, &'static str, &'static str),
+        (module, prefix): (&'static Module, &'static str),
         on: &mut dyn Launcher,
     ) -> Result<(), LaunchError> {
         let LoraMerge { n_in, n_out, rank, scale } = *self;
         let rows = Rows {
             module,
             prefix,
-            element,
+            element: element::<T>(),
             m: n_out,
             k: 0,
             n: n_in,
@@ -61,6 +61,7 @@ impl LoraMerge {
             down: 1.0,
             up: scale,
             columns_first: false,
+            bytes: 4,
             y_bytes: size_of::<T>(),
             group: None,
         };
@@ -105,7 +106,7 @@ impl Kernel for LoraMerge {
     }
 
     fn ptx(&self, args: LoraMergeArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
-        self.launch(&args, (&ptx::BACKWARD, "backward", ""), on)
+        self.launch(&args, (&ptx::BACKWARD, "backward"), on)
     }
 }
 
@@ -137,6 +138,6 @@ impl<T: Half> Kernel for LoraMergeOf<T> {
     }
 
     fn ptx(&self, args: LoraMergeArgs<'_, T>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
-        self.kernel.launch(&args, (&ptx::MERGE, "merge_", T::NAME), on)
+        self.kernel.launch(&args, (&ptx::MERGE, "merge"), on)
     }
 }

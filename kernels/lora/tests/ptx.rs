@@ -182,7 +182,7 @@ proptest! {
 #[test]
 fn many_rows_have_the_bits_of_few() {
     // 4100 rows run in blocks of 64, the first 5 alone in a block of 16.
-    for rank in [3, 24, 64] {
+    for rank in [3, 24, 64, 70] {
         let many = Case { m: 4100, n_in: 132, n_out: 20, rank, ldy: 20, col_offset: 0, skip: 0 };
         let mut gpu = Gpu::new();
         forward_equals_the_twin(&mut gpu, many);
