@@ -31,7 +31,7 @@ pub(crate) fn backward(
 ) -> Result<(), LaunchError> {
     let LmLogProbBackward { rows, hidden, vocab, .. } = *shape;
     let width = VOCAB.min(vocab);
-    let height = head::rows_per_block(VOCAB).min(rows);
+    let height = head::rows_per_block(4 * VOCAB).min(rows);
     let dlogits = on.workspace(4 * height * width)?;
     for first in (0..rows).step_by(height.max(1)) {
         for column in (0..vocab).step_by(VOCAB) {
