@@ -67,6 +67,12 @@ impl Operands {
         }
     }
 
+    /// From a row of x and one of the head on.
+    pub fn skip(self, row: usize, column: usize) -> Operands {
+        let bytes = 4 * self.words;
+        Operands { x: self.x.offset(row * bytes), head: self.head.offset(column * bytes), ..self }
+    }
+
     /// 1 when copies of 16 bytes may be used.
     pub fn wide(&self) -> u32 {
         u32::from((self.x.0 | self.head.0).is_multiple_of(16) && self.words.is_multiple_of(4))
