@@ -2,9 +2,7 @@
 
 use crate::{ptx, tiles::RowTiles};
 use kernel_abi::{DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out};
-use matmul::{
-    Bf16Linear, Bf16LinearArgs, Linear, LinearArgs, PackBf16, PackBf16Args, Packed, bf16_packed_len,
-};
+use matmul::{Bf16Linear, Bf16LinearArgs, Linear, LinearArgs, Packed};
 
 /// Bytes of logits, or of their statistics, that exist at a time when nobody keeps them.
 const WORKSPACE: usize = 64 << 20;
@@ -36,6 +34,21 @@ pub(crate) fn product(
     }
 }
 
+/// The `[m, k]` rows at `x` as bf16 pairs in workspace.
+fn round_rows(x: DevicePtr, (m, k): (usize, usize), on: &mut dyn Launcher) -> Result<DevicePtr, LaunchError> {
+    let words = k.div_ceil(2);
+    let to = on.workspace(4 * m * words)?;
+    let wide = x.0.is_multiple_of(16) && k.is_multiple_of(4);
+    let (name, count) = if wide { ("v4", m * k / 4) } else { ("v1", m * words) };
+    if count > 0 {
+        let launch = Launch::new(&ptx::ROUND_ROWS, format_args!("round_rows_{name}"))
+            .grid(count.div_ceil(256), 1, 1)
+            .block(256);
+        on.launch(launch.arg(x).arg(to).dim(count).dim(k).dim(words))?;
+    }
+    Ok(to)
+}
+
 /// Both operands of a fused product as rows of 32-bit words.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
@@ -59,9 +72,7 @@ impl Operands {
         match head {
             Packed::F32(head) => Ok(Operands { x, head: head.device(), words: k, element: "f32" }),
             Packed::Bf16(head) => {
-                let rounded = on.workspace(4 * m * k.div_ceil(2))?;
-                let packed = Out::Device(rounded, bf16_packed_len(m, k));
-                PackBf16 { n: m, k }.ptx(PackBf16Args { w: In::Device(x, m * k), packed }, on)?;
+                let rounded = round_rows(x, (m, k), on)?;
                 Ok(Operands { x: rounded, head: head.device(), words: k.div_ceil(2), element: "bf16" })
             }
         }

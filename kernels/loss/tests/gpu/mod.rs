@@ -1,7 +1,8 @@
-//! A case of the head's kernels, its definition in f64, and runs of both faces.
+//! A case of the head's kernels, its definition in f64, and runs of both faces. Each test file uses a part of it.
+#![allow(dead_code)]
 
 use kernel_abi::Kernel;
-use kernel_test::{Gpu, Vram, compare::*};
+use kernel_test::{Counters, Gpu, Vram, compare::*};
 use loss::*;
 use matmul::{PackBf16, PackBf16Args, PackWeight, PackWeightArgs, Packed, bf16_packed_len, packed_len};
 
@@ -74,12 +75,12 @@ impl Case {
         Case { rows, x, targets, head: self.head.clone(), ..*self }
     }
 
-    fn shape(&self) -> LmLogProb {
+    pub fn shape(&self) -> LmLogProb {
         let Case { rows, hidden, vocab, .. } = *self;
         LmLogProb { rows, hidden, vocab, inv_temperature: INV_TEMPERATURE }
     }
 
-    fn shape_backward(&self) -> LmLogProbBackward {
+    pub fn shape_backward(&self) -> LmLogProbBackward {
         let Case { rows, hidden, vocab, .. } = *self;
         LmLogProbBackward { rows, hidden, vocab, inv_temperature: INV_TEMPERATURE }
     }
@@ -122,6 +123,16 @@ impl Case {
     }
 
     pub fn forward(&self, gpu: &mut Gpu, skip: usize, entropy: bool, keep: bool) -> Forward {
+        self.forward_counted(gpu, skip, entropy, keep).0
+    }
+
+    pub fn forward_counted(
+        &self,
+        gpu: &mut Gpu,
+        skip: usize,
+        entropy: bool,
+        keep: bool,
+    ) -> (Forward, Counters) {
         let (x, head) = (gpu.upload(&behind(skip, &self.x)), self.device_head(gpu));
         let targets = gpu.upload(&self.targets);
         let (mut logprob, mut lse) = (gpu.alloc(self.rows), gpu.alloc(self.rows));
@@ -136,13 +147,14 @@ impl Case {
             entropy: h.as_mut().map(|h| h.arg_mut()),
             logits: logits.as_mut().map(|l| l.arg_mut().skip(skip)),
         };
-        gpu.run(&self.shape(), args);
-        Forward {
+        let counted = gpu.run(&self.shape(), args);
+        let f = Forward {
             logprob: logprob.to_vec(),
             lse: lse.to_vec(),
             entropy: h.map(|h| h.to_vec()).unwrap_or_default(),
             logits: logits.map(|l| l.to_vec()[skip..].to_vec()).unwrap_or_default(),
-        }
+        };
+        (f, counted)
     }
 
     pub fn forward_cpu(&self, entropy: bool, keep: bool) -> Forward {
@@ -169,6 +181,15 @@ impl Case {
 
     /// dx, dhead; with the entropy's gradient where `f` has entropies, from its logits where it has them.
     pub fn backward(&self, gpu: &mut Gpu, f: &Forward, skip: usize) -> (Vec<f32>, Vec<f32>) {
+        self.backward_counted(gpu, f, skip).0
+    }
+
+    pub fn backward_counted(
+        &self,
+        gpu: &mut Gpu,
+        f: &Forward,
+        skip: usize,
+    ) -> ((Vec<f32>, Vec<f32>), Counters) {
         let packed = self.device_head(gpu);
         let up = |v: &[f32]| gpu.upload(&behind(skip, v));
         let (d, dh) = self.slopes();
@@ -190,8 +211,8 @@ impl Case {
             dx: dx.arg_mut().skip(skip),
             dhead: (!self.bf16).then(|| dhead.arg_mut().skip(skip)),
         };
-        gpu.run(&self.shape_backward(), args);
-        (dx.to_vec()[skip..].to_vec(), dhead.to_vec()[skip..].to_vec())
+        let counted = gpu.run(&self.shape_backward(), args);
+        ((dx.to_vec()[skip..].to_vec(), dhead.to_vec()[skip..].to_vec()), counted)
     }
 
     pub fn backward_cpu(&self, f: &Forward) -> (Vec<f32>, Vec<f32>) {
