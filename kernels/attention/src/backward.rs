@@ -214,15 +214,15 @@ impl AttentionBackward {
         };
         let (qkv, out, dout) = (args.qkv.device(), args.out.device(), args.dout.device());
         let dqkv = args.dqkv.device();
-        let delta = on.workspace(4 * rows * heads)?;
-        // dq first: it leaves delta = dout . out for dkv.
+        // dq first: it leaves the log-sum-exp and delta = dout . out, by head, for dkv.
+        let stats = on.workspace(8 * rows * heads)?;
         for (what, y) in [("dq", heads), ("dkv", kv_heads)] {
             let launch = Launch::new(module, format_args!("attention_{what}_{}_{dp}", T::NAME))
                 .grid(rows / tile + sequences, y, 1)
                 .block(128)
                 .shared(2 * (tile + pass) * stride(dp, bytes) + more);
             let launch = launch.arg(qkv).arg(args.starts.device()).arg(out).arg(args.lse.device());
-            let launch = launch.arg(dout).arg(dqkv).arg(delta).dim(sequences).dim(rows).dim(heads);
+            let launch = launch.arg(dout).arg(dqkv).arg(stats).dim(sequences).dim(rows).dim(heads);
             let launch = launch.dim(heads / kv_heads).dim(d).arg(wide(d, bytes, &[qkv, out, dout, dqkv]));
             on.launch(launch.arg(c.scale()))?;
         }

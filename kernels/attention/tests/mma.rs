@@ -61,6 +61,9 @@ fn same_precision<T: Half>(s: Shape, qkv: &[T], starts: &[u32]) -> Vec<f32> {
     out
 }
 
+/// Where the reference happens to be exact (one row: p = 1), what remains is the f32 rounding of the log-sum-exp.
+const FLOOR: f64 = 1e-6;
+
 fn limit<T: Half>() -> f64 {
     if T::NAME == "f16" { 2e-3 } else { 1e-2 }
 }
@@ -75,7 +78,7 @@ fn check_forward<T: Half>(gpu: &mut Gpu, s: Shape, lengths: &[usize], skip: usiz
     let what = format!("{s:?} {lengths:?} in {}", T::NAME);
     assert_close(&what, &out, &want.out, limit::<T>());
     assert_close(&format!("lse of {what}"), &lse, &want.lse, 1e-5);
-    assert_twice(&what, &out, &same_precision(s, &qkv[skip..], &starts), &want.out, 1e-7);
+    assert_twice(&what, &out, &same_precision(s, &qkv[skip..], &starts), &want.out, FLOOR);
     let mut twin = vec![T::from_f32(0.0); out.len()];
     let mut twin_lse = vec![0.0; lse.len()];
     s.forward(rows).of::<T>().cpu(AttentionForwardArgs {
@@ -91,7 +94,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
     #[test]
     fn forward_is_near_f64(
-        s in shape(130), lengths in prop::collection::vec(0usize..90, 0..3), skip in prop::sample::select(vec![0usize, 1, 8]),
+        s in shape(129), lengths in prop::collection::vec(0usize..90, 0..3), skip in prop::sample::select(vec![0usize, 1, 8]),
     ) {
         let mut gpu = Gpu::new();
         check_forward::<f16>(&mut gpu, s, &lengths, skip);
@@ -242,7 +245,7 @@ fn check_backward<T: Half>(gpu: &mut Gpu, s: Shape, lengths: &[usize], skip: usi
     let what = format!("gradient of {s:?} {lengths:?} in {}", T::NAME);
     assert_close(&what, &widen(&got), &want, limit::<T>());
     let reference = same_precision_gradient(s, &qkv, &starts, (&out, &lse, &dout));
-    assert_twice(&what, &widen(&got), &reference, &want, 1e-7);
+    assert_twice(&what, &widen(&got), &reference, &want, FLOOR);
     let mut twin = vec![T::from_f32(0.0); qkv.len()];
     s.backward(rows).of::<T>().cpu(AttentionBackwardArgs {
         qkv: (&qkv).into(),
@@ -261,7 +264,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(6))]
     #[test]
     fn gradients_are_near_f64(
-        s in shape(130), lengths in prop::collection::vec(0usize..90, 0..3), skip in prop::sample::select(vec![0usize, 1, 8]),
+        s in shape(129), lengths in prop::collection::vec(0usize..90, 0..3), skip in prop::sample::select(vec![0usize, 1, 8]),
     ) {
         let mut gpu = Gpu::new();
         check_backward::<f16>(&mut gpu, s, &lengths, skip);

@@ -4,7 +4,7 @@ mod common;
 
 use attention::*;
 use common::*;
-use kernel_abi::Kernel;
+use kernel_abi::{DevicePtr, In, Kernel, Out, Recorder};
 use kernel_test::{Checks, Gpu, Options, compare::*, every_way, ptxas};
 use proptest::prelude::*;
 
@@ -282,6 +282,21 @@ fn rows_outside_the_cache_are_nan_and_touch_nothing() {
             assert_eq!(changed, 8);
         }
     });
+}
+
+#[test]
+fn a_head_that_no_tile_holds_is_refused() {
+    let s = Shape { heads: 1, kv: 1, d: 129 };
+    let args = AttentionForwardArgs {
+        qkv: In::Device(DevicePtr(256), s.width()),
+        starts: In::Device(DevicePtr(256), 2),
+        out: Out::Device(DevicePtr(256), 129),
+        lse: Out::Device(DevicePtr(256), 1),
+    };
+    let mut launches = Recorder::default();
+    let e = s.forward(1).ptx(args, &mut launches).unwrap_err();
+    assert_eq!(e.to_string(), "attention_forward: head_dim 129: the PTX is made for at most 128");
+    assert!(launches.launches.is_empty());
 }
 
 #[test]

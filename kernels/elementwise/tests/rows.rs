@@ -1,7 +1,7 @@
 //! Column sums, gathers and scatters in PTX on the VM: against the CPU twin and f64, strict and adversarial.
 
 use elementwise::*;
-use kernel_abi::{Float, Kernel, bf16, f16, narrow, widen};
+use kernel_abi::{Float, Kernel, Launch, Launcher, bf16, f16, narrow, widen};
 use kernel_test::{Gpu, compare::*, every_way};
 use proptest::prelude::*;
 
@@ -166,5 +166,39 @@ fn a_number_past_the_end_reads_nothing() {
         let (dx, dy) = (gdx.to_vec(), gdy.to_vec());
         assert_eq!((&dx[..cols], &dx[cols..2 * cols]), (&dy[3 * cols..], &dy[..cols]));
         assert!(dx[2 * cols..].iter().all(|d| *d == 0.0));
+    }
+}
+
+/// Very wide rows have more tiles than a grid has blocks in y: here, a grid of one.
+#[test]
+fn a_grid_that_is_too_small_strides_over_the_tiles() {
+    let gpu = &mut Gpu::new();
+    let (rows, picked, cols) = (3usize, 5usize, 1100usize);
+    let (x, index) = (values(rows * cols, 1), [2u32, 0, 2, 1, 2]);
+    let (gx, gi, mut gy) = (gpu.upload(&x), gpu.upload(&index), gpu.alloc::<f32>(picked * cols));
+    for entry in ["gather_rows_b128", "gather_rows_b32"] {
+        let units = if entry.ends_with("128") { cols / 4 } else { cols };
+        let launch = Launch::new(&ptx::ROWS, format_args!("{entry}")).grid(2, 1, 1).block(128);
+        let launch = launch.arg(gx.arg().device()).arg(gi.arg().device()).arg(gy.arg_mut().device());
+        gpu.launch(launch.dim(rows).dim(picked).dim(units)).unwrap();
+        let y = gy.to_vec();
+        assert!(
+            index.iter().zip(y.chunks(cols)).all(|(i, y)| *y == x[*i as usize * cols..][..cols]),
+            "{entry}"
+        );
+        gy.write(&vec![0.0; picked * cols]);
+    }
+    // The pairs (row, i) in order.
+    let pairs = gpu.upload(&[0u32, 1, 1, 3, 2, 0, 2, 2, 2, 4]);
+    let dy = values(picked * cols, 2);
+    let (gdy, mut dx) = (gpu.upload(&dy), vec![0.0f32; rows * cols]);
+    let shape = ScatterAddRows { rows, picked, cols };
+    shape.cpu(ScatterAddRowsArgs { dy: (&dy).into(), index: index[..].into(), dx: (&mut dx).into() });
+    for entry in ["scatter_add_rows_f32_v4", "scatter_add_rows_f32_v1"] {
+        let mut gdx = gpu.upload(&vec![0.0f32; rows * cols]);
+        let launch = Launch::new(&ptx::SCATTER, format_args!("{entry}")).grid(2, 1, 1).block(128);
+        let launch = launch.arg(gdy.arg().device()).arg(pairs.arg().device()).arg(gdx.arg_mut().device());
+        gpu.launch(launch.dim(picked).dim(rows).dim(cols)).unwrap();
+        assert_eq!(gdx.to_vec(), dx, "{entry}");
     }
 }

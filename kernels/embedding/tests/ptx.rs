@@ -1,7 +1,7 @@
 //! Embeddings and dropout in PTX on the VM: the CPU twin's bits, strict and adversarial; counted and static bars.
 
 use embedding::*;
-use kernel_abi::{Cost, Float, Kernel, bf16, f16, narrow, widen};
+use kernel_abi::{Cost, Float, Kernel, Launch, Launcher, bf16, f16, narrow, widen};
 use kernel_test::{Counters, Gpu, compare::*, every_way, ptxas};
 use proptest::prelude::*;
 
@@ -116,6 +116,23 @@ fn a_token_past_the_end_reads_nothing() {
         assert!(y[cols..3 * cols].iter().all(|y| y.is_nan()));
         let before = if accumulate { 1.0 } else { 0.0 };
         assert!(y[3 * cols..].iter().zip(&table).all(|(y, t)| *y == before + t));
+    }
+}
+
+/// Very wide rows have more tiles than a grid has blocks in y: here, a grid of one.
+#[test]
+fn a_grid_that_is_too_small_strides_over_the_tiles() {
+    let gpu = &mut Gpu::new();
+    let (rows, cols, vocab) = (5usize, 1100usize, 3usize);
+    let (table, ids) = (values(vocab * cols, 1), [2u32, 0, 2, 1, 2]);
+    let (gt, gi) = (gpu.upload(&table), gpu.upload(&ids));
+    for entry in ["embedding_add_f32_v4", "embedding_add_f32_v1"] {
+        let mut y = gpu.upload(&vec![1.0f32; rows * cols]);
+        let launch = Launch::new(&ptx::EMBEDDING, format_args!("{entry}")).grid(2, 1, 1).block(128);
+        let launch = launch.arg(gt.arg().device()).arg(gi.arg().device()).arg(y.arg_mut().device());
+        gpu.launch(launch.dim(vocab).dim(rows).dim(cols)).unwrap();
+        let want = ids.iter().flat_map(|i| table[*i as usize * cols..][..cols].iter().map(|t| 1.0 + t));
+        assert!(y.to_vec().into_iter().eq(want), "{entry}");
     }
 }
 

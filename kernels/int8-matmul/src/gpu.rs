@@ -48,8 +48,10 @@ fn quantize<T: Float>(
         limit: if threshold > 0.0 { threshold } else { f32::INFINITY },
     };
     // The team that holds a row in its registers.
-    let warps = [1, 4, 16].into_iter().find(|w| k <= 1024 * w).unwrap_or(16);
-    let how = if aligned::<T>(x.device(), k) { "wide" } else { "narrow" };
+    let (warps, how) = match aligned::<T>(x.device(), k) {
+        true => ([1, 4, 16].into_iter().find(|w| k <= 1024 * w).unwrap_or(16), "wide"),
+        false => (4, "narrow"),
+    };
     let launch = Launch::new(&ptx::ACTIVATIONS, format_args!("quantize_rows_{}_{warps}_{how}", T::NAME));
     let launch = match warps {
         1 => launch.grid(m.div_ceil(8), 1, 1).block(256),
@@ -119,10 +121,11 @@ pub(crate) fn backward<T: Float>(
         return Ok(());
     }
     let (dy, scb, dx) = (args.dy.device(), args.scb.device(), args.dx.device());
-    let how = if aligned::<T>(dy, n) && scb.0 % 16 == 0 { "wide" } else { "narrow" };
+    let wide = aligned::<T>(dy, n) && scb.0 % 16 == 0;
+    let how = if wide { "wide" } else { "narrow" };
     let vectors = k % 4 == 0 && dx.0 as usize % (4 * size_of::<T>()) == 0;
     let tiles = |size: usize| m.div_ceil(size) * k.div_ceil(size);
-    let tile = if tiles(128) >= ENOUGH_BLOCKS { 128 } else { 64 };
+    let tile = if wide && tiles(128) >= ENOUGH_BLOCKS { 128 } else { 64 };
     let launch = Launch::new(&ptx::BACKWARD, format_args!("int8_linear_backward_{}_{tile}_{how}", T::NAME))
         .grid(tiles(tile), 1, 1)
         .block(128);

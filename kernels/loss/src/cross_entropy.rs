@@ -81,7 +81,7 @@ impl Kernel for SoftmaxCrossEntropy {
         let mean = 1.0 / rows as f32;
         // Threads a row and elements a thread.
         let shapes =
-            [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 1), (32, 4), (32, 32), (256, 32), (1024, 24)];
+            [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (32, 4), (32, 32), (256, 32), (1024, 24)];
         if let Some((t, e)) = shapes.into_iter().find(|(t, e)| classes <= t * e) {
             let launch = Launch::new(&ptx::CROSS_ENTROPY, format_args!("cross_entropy_{t}_{e}"))
                 .grid((rows * t).div_ceil(t.max(256)), 1, 1)

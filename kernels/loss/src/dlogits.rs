@@ -5,7 +5,11 @@
 //! fill a GPU) and small enough to stay in a large second-level cache; the vocabulary is cut at the same places whatever
 //! the number of rows, so a row's gradient does not depend on its batch.
 
-use crate::{LmLogProbBackward, LmLogProbBackwardArgs, head, ptx};
+use crate::{
+    LmLogProbBackward, LmLogProbBackwardArgs,
+    head::{self, FEW_ROWS, Operands},
+    ptx,
+};
 use kernel_abi::{DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, optional};
 use matmul::{Bf16LinearBackward, Bf16LinearBackwardArgs, Matmul, MatmulArgs, Packed};
 
@@ -31,13 +35,22 @@ pub(crate) fn backward(
 ) -> Result<(), LaunchError> {
     let LmLogProbBackward { rows, hidden, vocab, .. } = *shape;
     let width = VOCAB.min(vocab);
-    let height = head::rows_per_block(VOCAB).min(rows);
+    let height = head::rows_per_block(4 * VOCAB).min(rows);
     let dlogits = on.workspace(4 * height * width)?;
+    let operands = match args.logits {
+        None if rows > FEW_ROWS => {
+            Some(Operands::new(args.head_packed, (rows, hidden), args.x.device(), on)?)
+        }
+        _ => None,
+    };
     for first in (0..rows).step_by(height.max(1)) {
         for column in (0..vocab).step_by(VOCAB) {
             let (rows, columns) = (height.min(rows - first), VOCAB.min(vocab - column));
             let block = Block { first, rows, column, columns, dlogits };
-            block.logits_to_gradient(shape, &args, on)?;
+            match operands {
+                Some(operands) => block.computed(shape, &args, operands.skip(first, column), on)?,
+                None => block.gradient(shape, &args, on)?,
+            }
             block.add_dx(hidden, &mut args, on)?;
             block.add_dhead(hidden, &mut args, on)?;
         }
@@ -46,7 +59,35 @@ pub(crate) fn backward(
 }
 
 impl Block {
-    fn logits_to_gradient(
+    /// `targets`, `lse`, `entropy`, `dlogprob` and `dentropy` of the block's rows.
+    fn row_values(&self, args: &LmLogProbBackwardArgs<'_>, launch: Launch) -> Launch {
+        let row = |at: DevicePtr| if at == DevicePtr::NULL { at } else { at.offset(4 * self.first) };
+        // Both or none: without a gradient of the entropy its value is not needed.
+        let entropy = args.dentropy.and(args.entropy);
+        let launch = launch.arg(row(args.targets.device())).arg(row(args.lse.device()));
+        let launch = launch.arg(row(optional(entropy))).arg(row(args.dlogprob.device()));
+        launch.arg(row(optional(args.dentropy)))
+    }
+
+    /// The gradient from logits that are made again.
+    fn computed(
+        &self,
+        shape: &LmLogProbBackward,
+        args: &LmLogProbBackwardArgs<'_>,
+        o: Operands,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let Block { rows, column, columns, dlogits, .. } = *self;
+        let launch = Launch::new(&ptx::DLOGITS, format_args!("dlogits_{}", o.element))
+            .grid(rows.div_ceil(128) * columns.div_ceil(128), 1, 1)
+            .block(256);
+        let launch = self.row_values(args, launch.arg(o.x).arg(o.head).arg(dlogits));
+        let launch = launch.dim(rows).dim(column).dim(columns).dim(o.words);
+        on.launch(launch.arg(shape.inv_temperature).arg(o.wide()))
+    }
+
+    /// The gradient from kept logits, or from those of a few rows.
+    fn gradient(
         &self,
         shape: &LmLogProbBackward,
         args: &LmLogProbBackwardArgs<'_>,
@@ -58,22 +99,17 @@ impl Block {
             Some(all) => (all.device().offset(4 * (first * vocab + column)), vocab),
             None => {
                 let x = args.x.device().offset(4 * first * hidden);
-                let head = outputs(args.head_packed, column, columns, hidden);
+                let head = args.head_packed.outputs(column, columns, hidden);
                 head::product(head, (rows, columns, hidden), x, dlogits, on)?;
                 (dlogits, columns)
             }
         };
         let aligned = (from.0 | dlogits.0).is_multiple_of(16) && (from_row | columns).is_multiple_of(4);
-        let row = |at: DevicePtr| if at == DevicePtr::NULL { at } else { at.offset(4 * first) };
-        // Both or none: without a gradient of the entropy its value is not needed.
-        let entropy = args.dentropy.and(args.entropy);
         let launch = Launch::new(&ptx::DLOGITS, format_args!("dlogits_v{}", if aligned { 4 } else { 1 }))
             .grid(rows, columns.div_ceil(2048), 1)
             .block(256);
-        let launch =
-            launch.arg(from).arg(dlogits).arg(row(args.targets.device())).arg(row(args.lse.device()));
-        let launch = launch.arg(row(optional(entropy))).arg(row(args.dlogprob.device()));
-        let launch = launch.arg(row(optional(args.dentropy))).arg(from_row as u64).arg(columns as u64);
+        let launch = self.row_values(args, launch.arg(from).arg(dlogits));
+        let launch = launch.arg(from_row as u64).arg(columns as u64);
         on.launch(launch.dim(column).dim(columns).arg(inv_temperature))
     }
 
@@ -94,7 +130,7 @@ impl Block {
                 matmul((rows, hidden, columns), accumulate).ptx(MatmulArgs { a: dy, b: head, c: dx }, on)
             }
             (packed, _) => {
-                let Packed::Bf16(packed) = outputs(packed, column, columns, hidden) else {
+                let Packed::Bf16(packed) = packed.outputs(column, columns, hidden) else {
                     unreachable!("an f32 head comes with its rows")
                 };
                 let product = Bf16LinearBackward { m: rows, n: columns, k: hidden, accumulate };
@@ -122,12 +158,4 @@ impl Block {
 /// C (+)= A B of row-major matrices without gaps.
 fn matmul((m, n, k): (usize, usize, usize), accumulate: bool) -> Matmul {
     Matmul { m, n, k, ta: false, tb: false, lda: k, ldb: n, ldc: n, alpha: 1.0, accumulate }
-}
-
-/// Outputs `first..first + n` of a head with `k` inputs, on the device.
-fn outputs(head: Packed<'_>, first: usize, n: usize, k: usize) -> Packed<'_> {
-    match head {
-        Packed::F32(p) => Packed::F32(In::Device(p.device().offset(4 * first * k), n * k)),
-        bf16 => bf16.outputs(first, n, k),
-    }
 }

@@ -88,7 +88,7 @@ impl Kernel for FullKl {
 
     fn ptx(&self, args: FullKlArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         let FullKl { rows, hidden, vocab, inv_temperature } = *self;
-        let block = head::rows_per_block(2 * vocab).min(rows);
+        let block = head::rows_per_block(8 * vocab).min(rows);
         let (p, q) = (on.workspace(4 * block * vocab)?, on.workspace(4 * block * vocab)?);
         let tiles = vocab.div_ceil(TILE);
         let (part, cross) = (on.workspace(16 * block * tiles)?, on.workspace(4 * block * tiles)?);

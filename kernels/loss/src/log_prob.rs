@@ -5,8 +5,10 @@
 //! in the result.
 
 use crate::{
-    check, head, softmax,
-    tiles::{RowResults, RowTiles},
+    check,
+    head::{self, FEW_ROWS, Operands},
+    softmax,
+    tiles::{RowResults, RowTiles, TILE},
 };
 use kernel_abi::{
     ArgError, Cost, DevicePtr, In, Kernel, LaunchError, Launcher, Out, expect_len, optional_out,
@@ -128,22 +130,30 @@ impl Kernel for LmLogProb {
 
     fn ptx(&self, args: LmLogProbArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         let LmLogProb { rows, hidden, vocab, inv_temperature } = *self;
-        let kept = optional_out(&args.logits);
-        let block = if args.logits.is_some() { rows } else { head::rows_per_block(vocab).min(rows) };
-        let logits = if args.logits.is_some() { kept } else { on.workspace(4 * block * vocab)? };
-        let tiles = RowTiles::new((block, vocab), inv_temperature, args.entropy.is_some(), on)?;
+        let (entropy, kept) = (args.entropy.is_some(), optional_out(&args.logits));
+        let cell = if entropy { 12 } else { 8 };
+        let block = head::rows_per_block(cell * vocab.div_ceil(TILE)).min(rows);
+        let few = if rows <= FEW_ROWS && args.logits.is_none() { rows } else { 0 };
+        let logits = if few > 0 { on.workspace(4 * few * vocab)? } else { kept };
+        let tiles = RowTiles::new((block, vocab), inv_temperature, entropy, on)?;
         for first in (0..rows).step_by(block.max(1)) {
             let n = block.min(rows - first);
-            let row = |at: DevicePtr| if at == DevicePtr::NULL { at } else { at.offset(4 * first) };
-            let x = args.x.device().offset(4 * first * hidden);
-            head::product(args.head_packed, (n, vocab, hidden), x, logits, on)?;
-            let (tiles, targets) = (tiles.of_rows(n), row(args.targets.device()));
-            tiles.read(logits, targets, on)?;
+            let row =
+                |at: DevicePtr, bytes| if at == DevicePtr::NULL { at } else { at.offset(bytes * first) };
+            let (x, targets) = (row(args.x.device(), 4 * hidden), row(args.targets.device(), 4));
+            let (tiles, logits) = (tiles.of_rows(n), row(logits, 4 * vocab));
+            if rows <= FEW_ROWS {
+                head::product(args.head_packed, (n, vocab, hidden), x, logits, on)?;
+                tiles.read(logits, targets, on)?;
+            } else {
+                let operands = Operands::new(args.head_packed, (n, hidden), x, on)?;
+                tiles.multiply(operands, targets, logits, on)?;
+            }
             let to = RowResults {
-                lse: row(args.lse.device()),
+                lse: row(args.lse.device(), 4),
                 top: DevicePtr::NULL,
-                logprob: row(args.logprob.device()),
-                entropy: row(optional_out(&args.entropy)),
+                logprob: row(args.logprob.device(), 4),
+                entropy: row(optional_out(&args.entropy), 4),
             };
             tiles.merge(targets, to, on)?;
         }

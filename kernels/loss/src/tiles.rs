@@ -21,11 +21,11 @@ pub struct RowTiles {
     /// Factor on the logits.
     pub inv_temperature: f32,
     /// `[tiles, rows]` of (maximum, sum).
-    part: DevicePtr,
+    pub(crate) part: DevicePtr,
     /// `[tiles, rows]` of first moments; null: no entropy.
-    moment: DevicePtr,
+    pub(crate) moment: DevicePtr,
     /// `[rows]`: scaled logits of the targets.
-    hit: DevicePtr,
+    pub(crate) hit: DevicePtr,
 }
 
 /// Where the merge writes, each `[rows]` or null.

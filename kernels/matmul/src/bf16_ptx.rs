@@ -23,7 +23,7 @@ impl Product {
         match self.m.div_ceil(128) * self.n.div_ceil(128) {
             _ if !self.a.aligned(4, 16) || !self.b.aligned(2, 16) => ANY,
             _ if self.m <= THIN.rows => THIN,
-            tiles if tiles >= BUSY => LARGE,
+            tiles if tiles >= BUSY && self.m.min(self.n) > 64 => LARGE,
             _ => SMALL,
         }
     }

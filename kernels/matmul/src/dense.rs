@@ -24,7 +24,7 @@ impl DenseTile {
     pub fn of(m: usize, n: usize) -> DenseTile {
         match m.div_ceil(128) * n.div_ceil(128) {
             _ if m.min(n) <= THIN => DenseTile::Thin,
-            tiles if tiles >= BUSY => DenseTile::Large,
+            tiles if tiles >= BUSY && m.min(n) > 64 => DenseTile::Large,
             _ => DenseTile::Small,
         }
     }

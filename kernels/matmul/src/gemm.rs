@@ -225,12 +225,17 @@ impl Gemm {
         }
     }
 
+    /// Whether a smaller tile would not do as well.
+    fn half_full(&self, tile: &Tile) -> bool {
+        2 * self.m > tile.rows && 2 * self.n > tile.cols
+    }
+
     fn tile(&self, aligned: bool) -> Tile {
         let tiles = |t: &Tile| self.batch * self.m.div_ceil(t.rows) * self.n.div_ceil(t.cols);
         match () {
             _ if !aligned => ANY,
             _ if self.m <= THIN.rows && !self.ta => THIN,
-            _ => TILES.into_iter().find(|t| tiles(t) >= BUSY).unwrap_or(TILES[2]),
+            _ => TILES.into_iter().find(|t| tiles(t) >= BUSY && self.half_full(t)).unwrap_or(TILES[2]),
         }
     }
 

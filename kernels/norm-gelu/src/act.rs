@@ -2,8 +2,8 @@
 
 use crate::act_launch::{self, Shape};
 use kernel_abi::{
-    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow, typed,
-    widen,
+    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow,
+    typed, widen,
 };
 
 /// Which activation.

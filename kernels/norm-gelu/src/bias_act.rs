@@ -7,8 +7,8 @@ use crate::{
     layout,
 };
 use kernel_abi::{
-    ArgError, Cost, Float, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow, optional_out, typed,
-    widen,
+    ArgError, Cost, Float, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow, optional_out,
+    typed, widen,
 };
 
 /// y = act(x + bias).

@@ -5,7 +5,7 @@ use kernel_abi::{ArgError, DevicePtr, Float};
 /// Elements of a row that a thread holds where the row fits (see `ptx/_rows.ptx`).
 pub const NARROW: usize = 8;
 /// The same in the variants that give up prefetching and resident weights for width.
-pub const WIDE: usize = 16;
+pub const WIDE: usize = 24;
 /// Most threads of a block.
 pub const BLOCK: usize = 1024;
 /// Threads of a block that narrow rows share.

@@ -99,10 +99,7 @@ impl<T: Float> Call<'_, T> {
     fn wide(&self, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         let NormBackward { rows, cols, accumulate, .. } = *self.shape;
         let entry = |step: &str| {
-            Launch::new(
-                &ptx::NORM_BACKWARD_WIDE,
-                format_args!("norm_{step}_{}{}", T::NAME, self.suffix),
-            )
+            Launch::new(&ptx::NORM_BACKWARD_WIDE, format_args!("norm_{step}_{}{}", T::NAME, self.suffix))
         };
         let means = on.workspace(8 * rows)?;
         let launch = self.inputs(entry("means").grid(rows, 1, 1).block(layout::BLOCK));

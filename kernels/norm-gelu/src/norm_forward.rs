@@ -5,8 +5,8 @@
 
 use crate::{layout, ptx};
 use kernel_abi::{
-    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Module, Out, expect_len,
-    narrow, optional, typed, widen,
+    ArgError, Cost, DevicePtr, Float, Half, In, Kernel, Launch, LaunchError, Launcher, Module, Out,
+    expect_len, narrow, optional, typed, widen,
 };
 
 /// Which normalisation.
@@ -96,25 +96,24 @@ impl NormForward {
         }
         let rows = [args.x.device(), args.weight.device(), optional(args.bias), args.y.device()];
         let pointers = rows.into_iter().chain([args.mean.device(), args.rstd.device()]);
-        on.launch(launch::<T>(self, &ptx::NORM_FORWARD, "norm_forward", &rows, pointers))
+        on.launch(launch::<T>(self, PLAIN, &rows, pointers))
     }
 }
 
 /// The launch of one of the forward templates: `rows` must be aligned for the fast variant, `pointers` come first among
-/// the parameters.
+/// the parameters, `most` is the largest block of the template's variants for rows in registers.
 pub(crate) fn launch<T: Float>(
     shape: &NormForward,
-    module: &'static Module,
-    name: &str,
+    (module, name, most): (&'static Module, &str, usize),
     rows: &[DevicePtr],
     pointers: impl Iterator<Item = DevicePtr>,
 ) -> Launch {
     let (cols, suffix) = (shape.cols, layout::access::<T>(shape.cols, rows));
-    let narrow = cols <= layout::NARROW * layout::BLOCK;
+    let narrow = cols <= layout::NARROW * most;
     let (variant, team) = match cols {
         _ if narrow => ("", layout::team(cols, layout::NARROW)),
-        c if c <= layout::WIDE * layout::BLOCK && suffix != layout::ODD => ("_wide", layout::team(cols, layout::WIDE)),
-        _ => ("_long", layout::BLOCK),
+        c if c <= layout::WIDE * most && suffix != layout::ODD => ("_wide", layout::team(cols, layout::WIDE)),
+        _ => ("_long", LONG),
     };
     let teams = if narrow { layout::teams(team) } else { 1 };
     let all = shape.rows.div_ceil(teams);
@@ -124,6 +123,12 @@ pub(crate) fn launch<T: Float>(
     let center = u32::from(shape.kind == Norm::Layer);
     launch.dim(shape.rows).dim(cols).dim(team).arg(center).arg(shape.eps)
 }
+
+/// The module, entries and largest block of the norm alone.
+pub(crate) const PLAIN: (&Module, &str, usize) = (&ptx::NORM_FORWARD, "norm_forward", layout::BLOCK);
+
+/// Threads of a row that is read twice.
+const LONG: usize = 512;
 
 impl Kernel for NormForward {
     type Args<'a> = NormForwardArgs<'a>;

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 fn bench(c: &mut Criterion) {
     for len in [4096usize, 1 << 22] {
-        let (mut p, g) = (vec![0.5f32; len], vec![0.01f32; len]);
+        let mut p = vec![0.5f32; len];
+        // Of all sizes, so that no code is likelier than others.
+        let g: Vec<f32> =
+            (0..len).map(|i| ((i * 7919 % 1009) as f32 - 504.0) * 1e-4 / (1 + i % 7) as f32).collect();
         let (mut m, mut v) = (vec![0.0f32; len], vec![0.0f32; len]);
         let adamw = AdamW {
             len,
@@ -30,6 +33,21 @@ fn bench(c: &mut Criterion) {
                     grad: (&g).into(),
                     m: (&mut m).into(),
                     v: (&mut v).into(),
+                });
+            })
+        });
+        let (mut mc, mut vc, groups) = (vec![0u8; len], vec![0u8; len], len / GROUP);
+        let (mut ml, mut vl) = (vec![0.0f32; groups], vec![0.0f32; groups]);
+        group.throughput(Throughput::Bytes(16 * len as u64));
+        group.bench_function(format!("adamw_8bit/{len}"), |b| {
+            b.iter(|| {
+                AdamW8bit(adamw).cpu(AdamW8bitArgs {
+                    param: (&mut p).into(),
+                    grad: (&g).into(),
+                    m: (&mut mc).into(),
+                    v: (&mut vc).into(),
+                    m_largest: (&mut ml).into(),
+                    v_largest: (&mut vl).into(),
                 });
             })
         });

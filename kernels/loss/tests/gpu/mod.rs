@@ -1,9 +1,10 @@
-//! A case of the head's kernels, its definition in f64, and runs of both faces.
+//! A case of the head's kernels, its definition in f64, and runs of both faces. Each test file uses a part of it.
+#![allow(dead_code)]
 
 use kernel_abi::Kernel;
-use kernel_test::{Gpu, compare::*};
+use kernel_test::{Counters, Gpu, Vram, compare::*};
 use loss::*;
-use matmul::{PackWeight, PackWeightArgs, packed_len};
+use matmul::{PackBf16, PackBf16Args, PackWeight, PackWeightArgs, Packed, bf16_packed_len, packed_len};
 
 pub const INV_TEMPERATURE: f32 = 1.25;
 
@@ -14,6 +15,23 @@ pub struct Case {
     pub x: Vec<f32>,
     pub head: Vec<f32>,
     pub targets: Vec<u32>,
+    /// The head is held in bf16, and so frozen.
+    pub bf16: bool,
+}
+
+/// A head on the GPU.
+enum DeviceHead {
+    F32(Vram<f32>),
+    Bf16(Vram<u32>),
+}
+
+impl DeviceHead {
+    fn arg(&self) -> Packed<'_> {
+        match self {
+            DeviceHead::F32(h) => h.arg().into(),
+            DeviceHead::Bf16(h) => h.arg().into(),
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Clone, Default)]
@@ -34,12 +52,6 @@ pub struct Reference {
     pub dhead_plain: Vec<f64>,
 }
 
-/// All of them are equal, and there are some.
-pub fn rerun_is_equal<T: PartialEq + std::fmt::Debug>(all: &[T]) {
-    assert!(all.len() > 1);
-    all.windows(2).for_each(|w| assert_eq!(w[0], w[1]));
-}
-
 /// `v` after `skip` elements that no kernel may touch: an address that is not 16-byte aligned.
 fn behind<T: Copy + Default>(skip: usize, v: &[T]) -> Vec<T> {
     [&vec![T::default(); skip], v].concat()
@@ -48,7 +60,13 @@ fn behind<T: Copy + Default>(skip: usize, v: &[T]) -> Vec<T> {
 impl Case {
     pub fn new(rows: usize, hidden: usize, vocab: usize) -> Case {
         let targets = (0..rows).map(|i| (i * 641 % vocab) as u32).collect();
-        Case { rows, hidden, vocab, x: values(rows * hidden, 1), head: values(vocab * hidden, 2), targets }
+        let (x, head) = (values(rows * hidden, 1), values(vocab * hidden, 2));
+        Case { rows, hidden, vocab, x, head, targets, bf16: false }
+    }
+
+    /// The same with the head in bf16.
+    pub fn in_bf16(self) -> Case {
+        Case { bf16: true, ..self }
     }
 
     pub fn rows(&self, first: usize, rows: usize) -> Case {
@@ -57,12 +75,12 @@ impl Case {
         Case { rows, x, targets, head: self.head.clone(), ..*self }
     }
 
-    fn shape(&self) -> LmLogProb {
+    pub fn shape(&self) -> LmLogProb {
         let Case { rows, hidden, vocab, .. } = *self;
         LmLogProb { rows, hidden, vocab, inv_temperature: INV_TEMPERATURE }
     }
 
-    fn shape_backward(&self) -> LmLogProbBackward {
+    pub fn shape_backward(&self) -> LmLogProbBackward {
         let Case { rows, hidden, vocab, .. } = *self;
         LmLogProbBackward { rows, hidden, vocab, inv_temperature: INV_TEMPERATURE }
     }
@@ -79,41 +97,64 @@ impl Case {
     }
 
     /// The head as the GPU has it: row-major, then what packing on the CPU adds.
-    fn device_head(&self) -> Vec<f32> {
-        let mut head = self.head.clone();
-        head.resize(packed_len(self.vocab, self.hidden), f32::NAN);
-        head
+    fn device_head(&self, gpu: &mut Gpu) -> DeviceHead {
+        if !self.bf16 {
+            let mut head = self.head.clone();
+            head.resize(packed_len(self.vocab, self.hidden), f32::NAN);
+            return DeviceHead::F32(gpu.upload(&head));
+        }
+        let (w, mut packed) = (gpu.upload(&self.head), gpu.alloc(bf16_packed_len(self.vocab, self.hidden)));
+        let args = PackBf16Args { w: w.arg(), packed: packed.arg_mut() };
+        gpu.run(&PackBf16 { n: self.vocab, k: self.hidden }, args);
+        DeviceHead::Bf16(packed)
     }
 
-    fn host_head(&self) -> Vec<f32> {
-        let mut packed = vec![0.0; packed_len(self.vocab, self.hidden)];
-        PackWeight { n: self.vocab, k: self.hidden }
-            .cpu(PackWeightArgs { w: (&self.head).into(), packed: (&mut packed).into() });
-        packed
+    /// Calls `f` with the head as the CPU has it.
+    fn with_host_head<R>(&self, f: impl FnOnce(Packed<'_>) -> R) -> R {
+        let (n, k) = (self.vocab, self.hidden);
+        if self.bf16 {
+            let mut packed = vec![0u32; bf16_packed_len(n, k)];
+            PackBf16 { n, k }.cpu(PackBf16Args { w: (&self.head).into(), packed: (&mut packed[..]).into() });
+            return f((&packed).into());
+        }
+        let mut packed = vec![0.0; packed_len(n, k)];
+        PackWeight { n, k }.cpu(PackWeightArgs { w: (&self.head).into(), packed: (&mut packed).into() });
+        f((&packed).into())
     }
 
     pub fn forward(&self, gpu: &mut Gpu, skip: usize, entropy: bool, keep: bool) -> Forward {
-        let (x, head) = (gpu.upload(&behind(skip, &self.x)), gpu.upload(&self.device_head()));
+        self.forward_counted(gpu, skip, entropy, keep).0
+    }
+
+    pub fn forward_counted(
+        &self,
+        gpu: &mut Gpu,
+        skip: usize,
+        entropy: bool,
+        keep: bool,
+    ) -> (Forward, Counters) {
+        let (x, head) = (gpu.upload(&behind(skip, &self.x)), self.device_head(gpu));
         let targets = gpu.upload(&self.targets);
         let (mut logprob, mut lse) = (gpu.alloc(self.rows), gpu.alloc(self.rows));
         let mut h = entropy.then(|| gpu.alloc(self.rows));
         let mut logits = keep.then(|| gpu.alloc(skip + self.rows * self.vocab));
         let args = LmLogProbArgs {
             x: x.arg().skip(skip),
-            head_packed: head.arg().into(),
+            head_packed: head.arg(),
             targets: targets.arg(),
             logprob: logprob.arg_mut(),
             lse: lse.arg_mut(),
             entropy: h.as_mut().map(|h| h.arg_mut()),
             logits: logits.as_mut().map(|l| l.arg_mut().skip(skip)),
         };
-        gpu.run(&self.shape(), args);
-        Forward {
+        let counted = gpu.run(&self.shape(), args);
+        let f = Forward {
             logprob: logprob.to_vec(),
             lse: lse.to_vec(),
             entropy: h.map(|h| h.to_vec()).unwrap_or_default(),
             logits: logits.map(|l| l.to_vec()[skip..].to_vec()).unwrap_or_default(),
-        }
+        };
+        (f, counted)
     }
 
     pub fn forward_cpu(&self, entropy: bool, keep: bool) -> Forward {
@@ -124,32 +165,43 @@ impl Case {
             entropy: zeros(if entropy { self.rows } else { 0 }),
             logits: zeros(if keep { self.rows * self.vocab } else { 0 }),
         };
-        self.shape().cpu(LmLogProbArgs {
-            x: (&self.x).into(),
-            head_packed: (&self.host_head()).into(),
-            targets: (&self.targets).into(),
-            logprob: (&mut f.logprob).into(),
-            lse: (&mut f.lse).into(),
-            entropy: entropy.then(|| (&mut f.entropy).into()),
-            logits: keep.then(|| (&mut f.logits).into()),
+        self.with_host_head(|head_packed| {
+            self.shape().cpu(LmLogProbArgs {
+                x: (&self.x).into(),
+                head_packed,
+                targets: (&self.targets).into(),
+                logprob: (&mut f.logprob).into(),
+                lse: (&mut f.lse).into(),
+                entropy: entropy.then(|| (&mut f.entropy).into()),
+                logits: keep.then(|| (&mut f.logits).into()),
+            });
         });
         f
     }
 
     /// dx, dhead; with the entropy's gradient where `f` has entropies, from its logits where it has them.
     pub fn backward(&self, gpu: &mut Gpu, f: &Forward, skip: usize) -> (Vec<f32>, Vec<f32>) {
+        self.backward_counted(gpu, f, skip).0
+    }
+
+    pub fn backward_counted(
+        &self,
+        gpu: &mut Gpu,
+        f: &Forward,
+        skip: usize,
+    ) -> ((Vec<f32>, Vec<f32>), Counters) {
+        let packed = self.device_head(gpu);
         let up = |v: &[f32]| gpu.upload(&behind(skip, v));
         let (d, dh) = self.slopes();
         let (x, head, lse, entropy) = (up(&self.x), up(&self.head), up(&f.lse), up(&f.entropy));
         let (d, dh, logits) = (up(&d), up(&dh), up(&f.logits));
-        let packed = gpu.upload(&self.device_head());
         let targets = gpu.upload(&self.targets);
         let with = !f.entropy.is_empty();
         let (mut dx, mut dhead) = (gpu.alloc(skip + self.x.len()), up(&self.dhead_start()));
         let args = LmLogProbBackwardArgs {
             x: x.arg().skip(skip),
-            head: Some(head.arg().skip(skip)),
-            head_packed: packed.arg().into(),
+            head: (!self.bf16).then(|| head.arg().skip(skip)),
+            head_packed: packed.arg(),
             targets: targets.arg(),
             lse: lse.arg().skip(skip),
             entropy: with.then(|| entropy.arg().skip(skip)),
@@ -157,28 +209,30 @@ impl Case {
             dlogprob: d.arg().skip(skip),
             dentropy: with.then(|| dh.arg().skip(skip)),
             dx: dx.arg_mut().skip(skip),
-            dhead: Some(dhead.arg_mut().skip(skip)),
+            dhead: (!self.bf16).then(|| dhead.arg_mut().skip(skip)),
         };
-        gpu.run(&self.shape_backward(), args);
-        (dx.to_vec()[skip..].to_vec(), dhead.to_vec()[skip..].to_vec())
+        let counted = gpu.run(&self.shape_backward(), args);
+        ((dx.to_vec()[skip..].to_vec(), dhead.to_vec()[skip..].to_vec()), counted)
     }
 
     pub fn backward_cpu(&self, f: &Forward) -> (Vec<f32>, Vec<f32>) {
         let (d, dh) = self.slopes();
         let with = !f.entropy.is_empty();
         let (mut dx, mut dhead) = (vec![f32::NAN; self.x.len()], self.dhead_start());
-        self.shape_backward().cpu(LmLogProbBackwardArgs {
-            x: (&self.x).into(),
-            head: Some((&self.head).into()),
-            head_packed: (&self.host_head()).into(),
-            targets: (&self.targets).into(),
-            lse: (&f.lse).into(),
-            entropy: with.then(|| (&f.entropy).into()),
-            logits: (!f.logits.is_empty()).then(|| (&f.logits).into()),
-            dlogprob: (&d).into(),
-            dentropy: with.then(|| (&dh).into()),
-            dx: (&mut dx).into(),
-            dhead: Some((&mut dhead).into()),
+        self.with_host_head(|head_packed| {
+            self.shape_backward().cpu(LmLogProbBackwardArgs {
+                x: (&self.x).into(),
+                head: (!self.bf16).then(|| (&self.head).into()),
+                head_packed,
+                targets: (&self.targets).into(),
+                lse: (&f.lse).into(),
+                entropy: with.then(|| (&f.entropy).into()),
+                logits: (!f.logits.is_empty()).then(|| (&f.logits).into()),
+                dlogprob: (&d).into(),
+                dentropy: with.then(|| (&dh).into()),
+                dx: (&mut dx).into(),
+                dhead: (!self.bf16).then(|| (&mut dhead).into()),
+            });
         });
         (dx, dhead)
     }
@@ -234,24 +288,22 @@ impl Case {
 
     pub fn kl(&self, gpu: &mut Gpu, shift: usize) -> Vec<f32> {
         let (p, q) = (gpu.upload(&self.x), gpu.upload(&self.shifted(shift)));
-        let (head, mut kl) = (gpu.upload(&self.device_head()), gpu.alloc(self.rows));
-        let args = FullKlArgs {
-            x_policy: p.arg(),
-            x_ref: q.arg(),
-            head_packed: head.arg().into(),
-            kl: kl.arg_mut(),
-        };
+        let (head, mut kl) = (self.device_head(gpu), gpu.alloc(self.rows));
+        let args =
+            FullKlArgs { x_policy: p.arg(), x_ref: q.arg(), head_packed: head.arg(), kl: kl.arg_mut() };
         gpu.run(&self.kl_shape(), args);
         kl.to_vec()
     }
 
     pub fn kl_cpu(&self, shift: usize) -> Vec<f32> {
         let mut kl = vec![0.0; self.rows];
-        self.kl_shape().cpu(FullKlArgs {
-            x_policy: (&self.x).into(),
-            x_ref: (&self.shifted(shift)).into(),
-            head_packed: (&self.host_head()).into(),
-            kl: (&mut kl).into(),
+        self.with_host_head(|head_packed| {
+            self.kl_shape().cpu(FullKlArgs {
+                x_policy: (&self.x).into(),
+                x_ref: (&self.shifted(shift)).into(),
+                head_packed,
+                kl: (&mut kl).into(),
+            });
         });
         kl
     }

@@ -205,7 +205,20 @@ fn under_an_adversary() {
 
 #[test]
 fn special_values_are_the_twin_s() {
-    let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30, 88.0, -88.0, 1e-30, -100.0, 100.0];
+    let x = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        0.0,
+        -0.0,
+        1e30,
+        -1e30,
+        88.0,
+        -88.0,
+        1e-30,
+        -100.0,
+        100.0,
+    ];
     let dy = [1.0f32; 12];
     let mut gpu = Gpu::new();
     let same = |what: &str, [got, twin]: [Vec<f32>; 2]| {
@@ -217,7 +230,8 @@ fn special_values_are_the_twin_s() {
         }
     };
     for kind in [Act::Gelu, Act::GeluTanh, Act::Silu] {
-        let (forward, backward) = (ActForward { rows: 1, cols: 12, kind }, ActBackward { rows: 1, cols: 12, kind });
+        let (forward, backward) =
+            (ActForward { rows: 1, cols: 12, kind }, ActBackward { rows: 1, cols: 12, kind });
         same(&format!("{kind:?}"), f32::forward(&mut gpu, forward, &x, 0));
         same(&format!("{kind:?}'"), f32::backward(&mut gpu, backward, &x, &dy, 0));
     }

@@ -1,6 +1,8 @@
 //! The PTX on the VM: against the CPU twin and f64, strict and adversarial; counted and static bars.
 
 mod activations;
+mod counted;
+mod fused;
 mod norms;
 mod reference;
 

@@ -103,8 +103,7 @@ fn backward(gpu: &mut Gpu, c: Case, wants: Wants) -> [Vec<f32>; 3] {
 fn check_backward(gpu: &mut Gpu, c: Case, wants: Wants) {
     let Case { rows, cols, kind, skip, .. } = c;
     let got = backward(gpu, c, wants);
-    let (x, w, dy) =
-        (values(rows * cols + skip, 1), values(cols + skip, 2), values(rows * cols + skip, 4));
+    let (x, w, dy) = (values(rows * cols + skip, 1), values(cols + skip, 2), values(rows * cols + skip, 4));
     let (x, w, dy) = (&x[skip..], &w[skip..], &dy[skip..]);
     let (mut y, mut mean, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows], vec![0.0; rows]);
     NormForward { rows, cols, eps: EPS, kind }.cpu(NormForwardArgs {

@@ -76,11 +76,18 @@ fn scalar(kind: Act, x: f64) -> (f64, f64) {
 
 /// Rows of x (`fan_in` times `cols` wide) become rows of y.
 pub fn act(x: &[f64], cols: usize, kind: Act) -> Vec<f64> {
-    let row = |x: &[f64]| -> Vec<f64> {
-        (0..cols)
-            .map(|j| if kind == Act::SwiGlu { scalar(kind, x[j]).0 * x[cols + j] } else { scalar(kind, x[j]).0 })
-            .collect()
-    };
+    let row =
+        |x: &[f64]| -> Vec<f64> {
+            (0..cols)
+                .map(|j| {
+                    if kind == Act::SwiGlu {
+                        scalar(kind, x[j]).0 * x[cols + j]
+                    } else {
+                        scalar(kind, x[j]).0
+                    }
+                })
+                .collect()
+        };
     x.chunks(cols * kind.fan_in()).flat_map(row).collect()
 }
 
