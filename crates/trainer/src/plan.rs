@@ -84,23 +84,26 @@ impl Job {
         model
     }
 
-    /// The stages of the job, each from loading to the end of a step.
+    /// The stages of the job on a device that computes nothing, each from loading to the end of a step. A stage can also be
+    /// run for real, on blank weights, to compare.
     ///
     /// # Errors
     /// When a setting is refused.
     pub fn stages(&self) -> Result<Vec<StagePlan>> {
-        let mut stages = vec![self.sft()?];
+        let mut stages = vec![self.sft(&Device::meta())?];
         if let Some(config) = &self.reward_model {
-            stages.push(self.reward(config)?);
+            stages.push(self.reward(&Device::meta(), config)?);
         }
-        stages.push(self.ppo()?);
+        stages.push(self.ppo(&Device::meta())?);
         Ok(stages)
     }
 
     /// Adapters on the int8 base, AdamW, one step of as many tokens as one pass takes.
-    fn sft(&self) -> Result<StagePlan> {
-        let device = Device::meta();
-        let mut model = self.load(&device, &self.model);
+    ///
+    /// # Errors
+    /// As [`Job::stages`].
+    pub fn sft(&self, device: &Device) -> Result<StagePlan> {
+        let mut model = self.load(device, &self.model);
         model.attach_lora(&self.lora, 0);
         model.train_adapters();
         let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
@@ -108,16 +111,18 @@ impl Job {
         let length = self.prompt + self.response;
         let examples: Vec<Example> =
             (0..(self.micro_tokens / length).max(1)).map(|_| Example::whole(vec![0; length])).collect();
-        let step = Meter::start(&device);
+        let step = Meter::start(device);
         lm_step(&model, &examples.iter().collect::<Vec<_>>(), &mut grads, self.micro_tokens)?;
         optimizer.step(&mut model.params, &mut grads, 1e-4, 1.0)?;
         Ok(step.stage("sft", examples.len() * length))
     }
 
     /// Adapters on every layer of the reward model and its head, on pairs that fill one pass.
-    fn reward(&self, config: &ModelConfig) -> Result<StagePlan> {
-        let device = Device::meta();
-        let mut model = self.load(&device, config);
+    ///
+    /// # Errors
+    /// As [`Job::stages`].
+    pub fn reward(&self, device: &Device, config: &ModelConfig) -> Result<StagePlan> {
+        let mut model = self.load(device, config);
         let head = model.add_head("score", 1, 0.0, 0);
         model.attach_lora(&every_layer(&self.lora), 0);
         model.train_adapters();
@@ -125,20 +130,22 @@ impl Job {
         let mut grads = Grads::new();
         let length = self.prompt + self.response;
         let pairs = (self.micro_tokens / (2 * length)).max(1);
-        let step = Meter::start(&device);
+        let step = Meter::start(device);
         reward::blank_step(&model, &head, pairs, length, &mut grads)?;
         optimizer.step(&mut model.params, &mut grads, 1e-4, 1.0)?;
         Ok(step.stage("reward", 2 * pairs * length))
     }
 
     /// One whole iteration: rollout, reference and reward, and every optimiser step.
-    fn ppo(&self) -> Result<StagePlan> {
-        let device = Device::meta();
-        let mut model = self.load(&device, &self.model);
+    ///
+    /// # Errors
+    /// As [`Job::stages`].
+    pub fn ppo(&self, device: &Device) -> Result<StagePlan> {
+        let mut model = self.load(device, &self.model);
         model.attach_lora(&self.lora, 0);
         let judge: Box<dyn Reward> = match &self.reward_model {
             Some(config) => {
-                let mut model = self.load(&device, config);
+                let mut model = self.load(device, config);
                 let head = model.add_head("score", 1, 0.0, 0);
                 Box::new(RewardModel::bare(model, head))
             }
@@ -154,7 +161,7 @@ impl Job {
         ppo.sequences = self.sequences;
         ppo.dense_rewards = self.reward_model.is_some();
         let prompts = vec![vec![0; self.prompt]; self.batch];
-        let step = Meter::start(&device);
+        let step = Meter::start(device);
         ppo.iteration(0, &prompts, &*judge, None)?;
         Ok(step.stage("ppo", self.batch * (self.prompt + self.response)))
     }

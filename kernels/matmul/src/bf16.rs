@@ -162,9 +162,11 @@ impl Packed<'_> {
         let (words, half) = (crate::packed_len(n, k), bf16_packed_len(n, k));
         match self {
             // On the GPU rows lie one after the other, with the same distance between them.
-            Packed::F32(In::Device(at, _)) => Packed::F32(In::Device(at.offset(4 * first * k), words)),
-            Packed::Bf16(In::Device(at, _)) => {
-                Packed::Bf16(In::Device(at.offset(4 * first * k.div_ceil(2)), half))
+            Packed::F32(p @ (In::Device(..) | In::Meta(_))) => {
+                Packed::F32(In::Device(p.device().offset(4 * first * k), words))
+            }
+            Packed::Bf16(p @ (In::Device(..) | In::Meta(_))) => {
+                Packed::Bf16(In::Device(p.device().offset(4 * first * k.div_ceil(2)), half))
             }
             Packed::F32(p) => Packed::F32(p.host()[first * k..][..crate::packed_len(n, k)].into()),
             Packed::Bf16(p) => {
