@@ -27,7 +27,7 @@ fn shift(words: usize) -> u32 {
 
 /// All rows of `x` begin at a multiple of 16 bytes.
 fn aligned<T>(at: DevicePtr, cols: usize) -> bool {
-    at.0 % 16 == 0 && cols * size_of::<T>() % 16 == 0
+    at.0.is_multiple_of(16) && (cols * size_of::<T>()).is_multiple_of(16)
 }
 
 fn quantize<T: Float>(
@@ -121,9 +121,9 @@ pub(crate) fn backward<T: Float>(
         return Ok(());
     }
     let (dy, scb, dx) = (args.dy.device(), args.scb.device(), args.dx.device());
-    let wide = aligned::<T>(dy, n) && scb.0 % 16 == 0;
+    let wide = aligned::<T>(dy, n) && scb.0.is_multiple_of(16);
     let how = if wide { "wide" } else { "narrow" };
-    let vectors = k % 4 == 0 && dx.0 as usize % (4 * size_of::<T>()) == 0;
+    let vectors = k.is_multiple_of(4) && dx.0.is_multiple_of(4 * size_of::<T>() as u64);
     let tiles = |size: usize| m.div_ceil(size) * k.div_ceil(size);
     let tile = if wide && tiles(128) >= ENOUGH_BLOCKS { 128 } else { 64 };
     let launch = Launch::new(&ptx::BACKWARD, format_args!("int8_linear_backward_{}_{tile}_{how}", T::NAME))
