@@ -48,8 +48,8 @@ pub fn blocks(rounds: usize) -> usize {
     rounds.min(rounds.div_ceil(MOST_ROWS).max(BLOCKS))
 }
 
-/// Threads that fill a GPU: one wave of the largest.
-const THREADS: usize = 1 << 17;
+/// Threads that fill a GPU when each has two rows under way.
+const THREADS: usize = 1 << 16;
 /// Rows of a thread that keeps its columns, at most: then what it reads and writes once is a few percent.
 const MOST_COLUMN_ROWS: usize = 64;
 
