@@ -43,7 +43,7 @@ pub(crate) fn launch<T: Float>(
     let call = Call { shape, args, suffix, sums };
     match shape.cols {
         c if c <= layout::NARROW * BLOCK => call.resident(layout::NARROW, "", on),
-        c if c <= DOUBLE * BLOCK && suffix != layout::ODD => call.resident(DOUBLE, "16_", on),
+        c if c <= DOUBLE * BLOCK => call.resident(DOUBLE, "16_", on),
         _ => call.wide(on),
     }
 }
@@ -111,8 +111,7 @@ impl<T: Float> Call<'_, T> {
         let launch = launch.arg(means).dim(rows).dim(cols).dim(layout::BLOCK);
         on.launch(launch.arg(self.center()))?;
 
-        let chunk = if self.suffix == layout::ODD { 1 } else { 16 / size_of::<T>() };
-        let (across, down) = layout::columns(rows, cols / chunk, 256);
+        let (across, down) = layout::columns(rows, cols.div_ceil(16 / size_of::<T>()), 256);
         let partial = self.partial(down, on)?;
         let launch = self.inputs(entry("apply").grid(across, down, 1).block(256));
         let launch = launch.arg(self.args.dx.device()).arg(means).arg(partial);

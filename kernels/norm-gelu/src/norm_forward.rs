@@ -125,7 +125,7 @@ pub(crate) fn launch<T: Float>(
 ) -> Launch {
     let (cols, suffix) = (shape.cols, layout::access::<T>(shape.cols, rows));
     let narrow = cols <= layout::NARROW * template.narrow;
-    let wide = cols <= layout::WIDE * template.wide && suffix != layout::ODD;
+    let wide = cols <= layout::WIDE * template.wide;
     let (variant, team) = match (narrow, wide) {
         (true, _) => ("", layout::team(cols, layout::NARROW)),
         (false, true) => ("_wide", layout::team(cols, layout::WIDE)),
