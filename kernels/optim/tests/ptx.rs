@@ -130,6 +130,13 @@ fn optimiser_under_an_adversary() {
 }
 
 #[test]
+fn a_norm_has_the_same_bits_every_run() {
+    let (x, mut seen) = (values(9 * 4096 + 77, 5), Vec::new());
+    every_way(|gpu| seen.push(norm(gpu, 0.0, &x, 0).to_bits()));
+    assert!(seen.len() > 3 && seen.iter().all(|bits| *bits == seen[0]), "{seen:?}");
+}
+
+#[test]
 fn long_and_special_norms() {
     let gpu = &mut Gpu::new();
     // More chunks than partial sums.
