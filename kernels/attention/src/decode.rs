@@ -213,9 +213,9 @@ impl AttentionExtend {
         let dp = padded(Self::NAME, d, if f32s { &[32, 64, 128] } else { MMA_SIZES })?;
         // Query heads of a block, floats of a partial result, bytes of shared memory.
         let (g, size, shared) = match (f32s, group) {
-            (true, 1) => (1, d + 2, f32_decode_bytes(1, dp)),
-            (true, _) => (4, d + 2, f32_decode_bytes(4, dp)),
-            (false, _) => (16, dp + 2, 272 * stride(dp, 2) + 16 * 144 + 256 + 1024),
+            (true, 1) => (1, d.next_multiple_of(8) + 8, f32_decode_bytes(1, dp)),
+            (true, _) => (4, d.next_multiple_of(8) + 8, f32_decode_bytes(4, dp)),
+            (false, _) => (16, dp + 8, 272 * stride(dp, 2) + 16 * 144 + 256 + 1024),
         };
         let partial = match spans {
             1 => DevicePtr::NULL,

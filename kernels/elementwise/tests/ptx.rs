@@ -49,6 +49,7 @@ fn counted<K: Kernel>(gpu: &mut Gpu, what: &str, kernel: &K, args: K::Args<'_>) 
         s.efficiency(),
         c.total_instructions() as f64 * 1024.0 / (least.bytes_read + least.bytes_written) as f64,
     );
+    assert_eq!((l.efficiency(), s.efficiency()), (1.0, 1.0), "{what}");
     over
 }
 

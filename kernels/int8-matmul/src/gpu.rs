@@ -27,7 +27,7 @@ fn shift(words: usize) -> u32 {
 
 /// All rows of `x` begin at a multiple of 16 bytes.
 fn aligned<T>(at: DevicePtr, cols: usize) -> bool {
-    at.0 % 16 == 0 && cols * size_of::<T>() % 16 == 0
+    at.0.is_multiple_of(16) && (cols * size_of::<T>()).is_multiple_of(16)
 }
 
 fn quantize<T: Float>(
@@ -62,7 +62,7 @@ fn quantize<T: Float>(
     Ok(rows)
 }
 
-/// Blocks from which on the large tile fills a GPU.
+/// Blocks from which on a tile fills a GPU.
 const ENOUGH_BLOCKS: usize = 96;
 
 /// y = x W^T + bias + residual.
@@ -100,12 +100,14 @@ fn decode<T: Float>(m: usize, n: usize) -> Launch {
         .block(256)
 }
 
-/// The tiles: the large one where it fills a GPU.
+/// The largest tile that fills a GPU, or the smallest.
 fn tiled<T: Float>(m: usize, n: usize) -> Launch {
-    let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size);
-    let (tile, shared) = if tiles(128) >= ENOUGH_BLOCKS { (128, 49_152) } else { (64, 32_768) };
-    Launch::new(&ptx::LINEAR, format_args!("int8_linear_{}_{tile}", T::NAME))
-        .grid(tiles(tile), 1, 1)
+    let blocks = |rows: usize, columns: usize| m.div_ceil(rows) * n.div_ceil(columns);
+    let tiles = [(128, 128, 49_152), (64, 128, 49_152), (64, 64, 32_768)];
+    let (rows, columns, shared) =
+        tiles.into_iter().find(|t| blocks(t.0, t.1) >= ENOUGH_BLOCKS).unwrap_or(tiles[2]);
+    Launch::new(&ptx::LINEAR, format_args!("int8_linear_{}_{rows}_{columns}", T::NAME))
+        .grid(blocks(rows, columns), 1, 1)
         .block(128)
         .shared(shared)
 }
@@ -121,13 +123,13 @@ pub(crate) fn backward<T: Float>(
         return Ok(());
     }
     let (dy, scb, dx) = (args.dy.device(), args.scb.device(), args.dx.device());
-    let wide = aligned::<T>(dy, n) && scb.0 % 16 == 0;
+    let wide = aligned::<T>(dy, n) && scb.0.is_multiple_of(16);
     let how = if wide { "wide" } else { "narrow" };
-    let vectors = k % 4 == 0 && dx.0 as usize % (4 * size_of::<T>()) == 0;
-    let tiles = |size: usize| m.div_ceil(size) * k.div_ceil(size);
-    let tile = if wide && tiles(128) >= ENOUGH_BLOCKS { 128 } else { 64 };
-    let launch = Launch::new(&ptx::BACKWARD, format_args!("int8_linear_backward_{}_{tile}_{how}", T::NAME))
-        .grid(tiles(tile), 1, 1)
+    let vectors = k.is_multiple_of(4) && dx.0.is_multiple_of(4 * size_of::<T>() as u64);
+    let blocks = |rows: usize| m.div_ceil(rows) * k.div_ceil(128);
+    let rows = if wide && blocks(128) >= ENOUGH_BLOCKS { 128 } else { 64 };
+    let launch = Launch::new(&ptx::BACKWARD, format_args!("int8_linear_backward_{}_{rows}_{how}", T::NAME))
+        .grid(blocks(rows), 1, 1)
         .block(128);
     let launch = launch.arg(dy).arg(args.packed.device()).arg(scb).arg(dx).dim(m).dim(n).dim(k);
     on.launch(launch.arg(u32::from(accumulate)).arg(u32::from(vectors)))

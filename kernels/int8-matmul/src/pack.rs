@@ -31,7 +31,7 @@ pub(crate) fn expect_packed(
 }
 
 fn expect_aligned(kernel: &'static str, packed: DevicePtr) -> Result<(), ArgError> {
-    if packed.0 % 16 == 0 {
+    if packed.0.is_multiple_of(16) {
         return Ok(());
     }
     let problem = format!("lies at {:#x}, expected a multiple of 16", packed.0);
@@ -50,7 +50,7 @@ fn launch(
     if threads == 0 {
         return Ok(());
     }
-    let whole = k % 16 == 0 && from.0 % 16 == 0 && to.0 % 16 == 0;
+    let whole = k.is_multiple_of(16) && (from.0 | to.0).is_multiple_of(16);
     let launch =
         Launch::new(&ptx::WEIGHTS, format_args!("{entry}")).grid(threads.div_ceil(256), 1, 1).block(256);
     on.launch(launch.arg(from).arg(to).dim(n).dim(k).arg(u32::from(whole)))

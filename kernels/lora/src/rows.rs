@@ -4,10 +4,10 @@ use kernel_abi::{DevicePtr, Float, Launch, LaunchError, Launcher, Module};
 
 /// Most ranks that a block keeps in shared memory: one launch up to here, two beyond.
 const FUSED: usize = 64;
-/// Rows from which on blocks take 64 of them rather than 16.
-const TALL: usize = 4096;
-/// Blocks that keep the largest device busy; a constant, so that launches do not depend on the device.
-const BLOCKS: usize = 256;
+/// Blocks that keep a large device busy; a constant, so that launches do not depend on the device.
+const BLOCKS: usize = 128;
+/// Rows from which on blocks take 64 of them rather than 16: those blocks are enough.
+const TALL: usize = 64 * BLOCKS;
 
 /// u = down * x W1 and y += up * u W2 over rows `0..m`.
 #[derive(Debug, Clone, Copy)]
@@ -79,14 +79,18 @@ impl Rows {
         if self.m == 0 || self.rank == 0 {
             return Ok(());
         }
+        self.launch_with(self.block_rows(), p, on)
+    }
+
+    fn launch_with(&self, rows: usize, p: Places, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         if self.rank > FUSED && p.x != DevicePtr::NULL {
-            self.submit(Places { y: DevicePtr::NULL, ..p }, on)?;
+            self.submit(rows, Places { y: DevicePtr::NULL, ..p }, on)?;
             if p.y == DevicePtr::NULL {
                 return Ok(());
             }
-            return self.submit(Places { x: DevicePtr::NULL, ..p }, on);
+            return self.submit(rows, Places { x: DevicePtr::NULL, ..p }, on);
         }
-        self.submit(p, on)
+        self.submit(rows, p, on)
     }
 
     /// Rows of a block. Results do not depend on it.
@@ -98,10 +102,10 @@ impl Rows {
         }
     }
 
-    fn submit(&self, p: Places, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+    fn submit(&self, rows: usize, p: Places, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         let Rows { m, k, n, rank, ldx, ldy, bytes, .. } = *self;
         let null = DevicePtr::NULL;
-        let (r, rows) = (ranks_at_once(rank), self.block_rows());
+        let r = ranks_at_once(rank);
         // columns of a tile of y, threads
         let (cols, threads) = if bytes == 4 { (64, 256) } else { (if rows == 16 { 128 } else { 64 }, 128) };
         let blocks = m.div_ceil(rows);
@@ -135,5 +139,71 @@ impl Rows {
         }
         let launch = launch.dim(m).dim(k).dim(n).dim(rank).dim(ldx).dim(ldy);
         on.launch(launch.arg(self.down).arg(self.up).dim(per_split * cols).arg(whole))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ptx;
+    use kernel_abi::{In, Out, f16, narrow};
+    use kernel_test::{Gpu, compare::values};
+
+    /// u and y by blocks of `rows` rows.
+    fn run<T: Float>(k: &Rows, rows: usize) -> (Vec<f32>, Vec<f32>) {
+        let rounded = |n: usize, seed: u32| {
+            let mut v = vec![T::from_f32(0.0); n];
+            narrow(&values(n, seed), &mut v);
+            v
+        };
+        let mut gpu = Gpu::new();
+        let x = gpu.upload(&rounded(k.m * k.ldx, 1));
+        let (w1, w2) = (gpu.upload(&rounded(k.rank * k.k, 2)), gpu.upload(&rounded(k.rank * k.n, 3)));
+        let (mut u, mut y) = (gpu.upload(&rounded(k.m * k.rank, 4)), gpu.upload(&rounded(k.m * k.ldy, 5)));
+        let input = |v: In<'_, T>| v.device();
+        let output = |v: Out<'_, T>| v.device();
+        let places = Places {
+            x: input(x.arg()),
+            w1: input(w1.arg()),
+            u: output(u.arg_mut()),
+            w2: input(w2.arg()),
+            y: output(y.arg_mut()),
+        };
+        k.launch_with(rows, places, &mut gpu).unwrap();
+        assert_eq!(gpu.launches[0].grid[0] as usize, k.m.div_ceil(rows));
+        let wide = |v: Vec<T>| v.iter().map(|v| v.to_f32()).collect();
+        (wide(u.to_vec()), wide(y.to_vec()))
+    }
+
+    #[test]
+    fn tall_blocks_give_the_bits_of_short_ones() {
+        for (rank, k, n) in [(3, 300, 72), (24, 72, 300), (64, 136, 40), (72, 64, 72), (70, 131, 67)] {
+            let half = Rows {
+                module: &ptx::FORWARD16,
+                prefix: "forward",
+                element: "_f16",
+                m: 70,
+                k,
+                n,
+                rank,
+                ldx: k,
+                ldy: n,
+                down: 0.5,
+                up: 0.3,
+                columns_first: true,
+                bytes: 2,
+                y_bytes: 2,
+                group: None,
+            };
+            let wide = Rows { module: &ptx::FORWARD, element: "", bytes: 4, y_bytes: 4, ..half };
+            let back = |r: Rows, module| Rows { module, prefix: "backward", columns_first: false, ..r };
+            let (back_half, back_wide) = (back(half, &ptx::BACKWARD16), back(wide, &ptx::BACKWARD));
+            for k in [half, back_half] {
+                assert_eq!(run::<f16>(&k, 16), run::<f16>(&k, 64), "{k:?}");
+            }
+            for k in [wide, back_wide] {
+                assert_eq!(run::<f32>(&k, 16), run::<f32>(&k, 64), "{k:?}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Counted bars on aligned shapes, and the table that docs/kernels/lora.md quotes (`-- --nocapture`).
 
-use kernel_abi::{Cost, Kernel};
+use kernel_abi::{Cost, Float, Kernel, bf16};
 use kernel_test::{Class, Counters, Gpu, compare::values};
 use lora::*;
 
@@ -8,7 +8,7 @@ fn row(what: &str, c: &Counters, cost: Cost, launches: usize) {
     let bytes = c.global_loads.bytes + c.global_stores.bytes;
     let count = |class| c.instructions.get(&class).map_or(0, |e| e.warps) as f64;
     println!(
-        "{what:<34} launches {launches}, bytes / minimum {:5.2}, sectors {:5.3}, bank conflicts {}, f32 {:4.1} %, mma in loops {:4.1} %",
+        "{what:<44} launches {launches}, bytes / minimum {:5.2}, sectors {:5.3}, bank conflicts {}, f32 {:4.1} %, mma in loops {:4.1} %",
         bytes as f64 / (cost.bytes_read + cost.bytes_written) as f64,
         (c.global_loads.ideal_sectors + c.global_stores.ideal_sectors) as f64
             / (c.global_loads.sectors + c.global_stores.sectors) as f64,
@@ -18,40 +18,68 @@ fn row(what: &str, c: &Counters, cost: Cost, launches: usize) {
     );
 }
 
+/// Forward and backward of one shape; the table's rows are printed.
+fn count<T: Float, F, B>([m, n, rank]: [usize; 3], forward: F, backward: B) -> [Counters; 2]
+where
+    F: for<'a> Kernel<Args<'a> = LoraForwardArgs<'a, T>>,
+    B: for<'a> Kernel<Args<'a> = LoraBackwardArgs<'a, T>>,
+{
+    let mut gpu = Gpu::new();
+    let rounded = |n: usize| -> Vec<T> { values(n, 1).into_iter().map(T::from_f32).collect() };
+    let upload = |n: usize| gpu.upload(&rounded(n));
+    let (x, dy, mut y, mut dx) = (upload(m * n), upload(m * n), upload(m * n), upload(m * n));
+    let (a, b, mut u) = (upload(rank * n), upload(n * rank), upload(m * rank));
+    let (mut da, mut db) = (gpu.upload(&values(rank * n, 1)), gpu.upload(&values(n * rank, 1)));
+    let what = format!("{m} x {n} x {n}, rank {rank}, {}", T::NAME);
+    let args = LoraForwardArgs { x: x.arg(), a: a.arg(), b: b.arg(), u: u.arg_mut(), y: y.arg_mut() };
+    let first = gpu.run(&forward, args);
+    row(&format!("forward {what}"), &first, forward.cost(), gpu.launches.len());
+    let args = LoraBackwardArgs {
+        x: x.arg(),
+        a: a.arg(),
+        b: b.arg(),
+        u: u.arg(),
+        dy: dy.arg(),
+        da: da.arg_mut(),
+        db: db.arg_mut(),
+        dx: Some(dx.arg_mut()),
+    };
+    let second = gpu.run(&backward, args);
+    row(&format!("backward {what}"), &second, backward.cost(), gpu.launches.len());
+    [first, second]
+}
+
+fn kernels([m, n, rank]: [usize; 3]) -> (LoraForward, LoraBackward) {
+    let forward = LoraForward { m, n_in: n, n_out: n, rank, scale: 0.5, ldy: n, col_offset: 0 };
+    (forward, LoraBackward { m, n_in: n, n_out: n, rank, scale: 0.5, ldy: n, col_offset: 0 })
+}
+
+/// Whole sectors, and no conflicts when shared memory is read.
+fn bars(counted: &[Counters]) {
+    for c in counted {
+        assert_eq!((c.global_loads.efficiency(), c.global_stores.efficiency()), (1.0, 1.0));
+        assert_eq!(c.shared_loads.conflicts, 0);
+    }
+}
+
 #[test]
-fn f32_reads_whole_sectors_without_conflicts() {
-    for (m, rank) in [(64, 8), (64, 16), (64, 32), (64, 64), (4096, 16)] {
-        let (n_in, n_out) = (128, 128);
-        let mut gpu = Gpu::new();
-        let lens = [m * n_in, rank * n_in, n_out * rank, m * rank, m * n_out];
-        let mut v: Vec<_> = lens.iter().map(|n| gpu.upload(&values(*n, 1))).collect();
-        let forward = LoraForward { m, n_in, n_out, rank, scale: 0.5, ldy: n_out, col_offset: 0 };
-        let [x, a, b, u, y] = &mut v[..] else { unreachable!() };
-        let args = LoraForwardArgs { x: x.arg(), a: a.arg(), b: b.arg(), u: u.arg_mut(), y: y.arg_mut() };
-        let counted = gpu.run(&forward, args);
-        row(&format!("forward {m} x 128 x 128, rank {rank}"), &counted, forward.cost(), gpu.launches.len());
-        println!(
-            "   {:?} {:?}\n {:?} {:?}",
-            counted.shared_loads, counted.shared_stores, counted.global_loads, counted.global_stores
-        );
-        let backward = LoraBackward { m, n_in, n_out, rank, scale: 0.5, ldy: n_out, col_offset: 0 };
-        let [mut da, mut db, mut dx] =
-            [rank * n_in, n_out * rank, m * n_in].map(|n| gpu.upload(&values(n, 1)));
-        let args = LoraBackwardArgs {
-            x: x.arg(),
-            a: a.arg(),
-            b: b.arg(),
-            u: u.arg(),
-            dy: y.arg(),
-            da: da.arg_mut(),
-            db: db.arg_mut(),
-            dx: Some(dx.arg_mut()),
-        };
-        let counted = gpu.run(&backward, args);
-        row(&format!("backward {m} x 128 x 128, rank {rank}"), &counted, backward.cost(), gpu.launches.len());
-        println!(
-            "   {:?} {:?}\n {:?} {:?}",
-            counted.shared_loads, counted.shared_stores, counted.global_loads, counted.global_stores
-        );
+fn f32_moves_whole_sectors_without_conflicts() {
+    for rank in [8, 16, 32, 64] {
+        let shape = [128, 256, rank];
+        let (forward, backward) = kernels(shape);
+        bars(&count::<f32, _, _>(shape, forward, backward));
+    }
+}
+
+#[test]
+fn sixteen_bits_move_whole_sectors_without_conflicts() {
+    for shape in [[128, 256, 16], [128, 256, 32], [128, 256, 64], [8192, 64, 64]] {
+        let (forward, backward) = kernels(shape);
+        let counted = count::<bf16, _, _>(shape, forward.of::<bf16>(), backward.of::<bf16>());
+        bars(&counted);
+        for c in &counted {
+            assert_eq!(c.shared_stores.conflicts, 0);
+            println!("{:?}", c.instructions);
+        }
     }
 }

@@ -238,20 +238,17 @@ proptest! {
 }
 
 #[test]
-fn many_rows_have_the_bits_of_few() {
-    for rank in [8, 32, 64, 72] {
-        let few = Case { m: 5, n_in: 200, n_out: 40, rank, ldy: 40, col_offset: 0, skip: 0 };
+fn a_row_s_bits_do_not_depend_on_its_company() {
+    for rank in [8, 32, 72] {
+        let one = Case { m: 1, n_in: 200, n_out: 40, rank, ldy: 40, col_offset: 0, skip: 0 };
         let mut gpu = Gpu::new();
-        let [short, _] = forward::<bf16>(&mut gpu, few);
-        assert!(gpu.launches[0].entry.as_str().starts_with("forward_bf16_m16"));
-        let [long, _] = forward::<bf16>(&mut gpu, Case { m: 4100, ..few });
-        assert!(gpu.launches[0].entry.as_str().starts_with("forward_bf16_m64"));
-        assert_eq!(widen(&short.u), widen(&long.u[..5 * rank]));
-        assert_eq!(widen(&short.y), widen(&long.y[..5 * 40]));
-        let [short, _] = backward::<bf16>(&mut gpu, few, true);
-        let [long, _] = backward::<bf16>(&mut gpu, Case { m: 4100, ..few }, true);
-        assert!(gpu.launches[0].entry.as_str().starts_with("backward_bf16_m64"));
-        assert_eq!(widen(&short.dx), widen(&long.dx[..5 * 200]));
+        let ([short, _], [long, _]) =
+            (forward::<bf16>(&mut gpu, one), forward::<bf16>(&mut gpu, Case { m: 67, ..one }));
+        assert_eq!(widen(&short.u), widen(&long.u[..rank]));
+        assert_eq!(widen(&short.y), widen(&long.y[..40]));
+        let [short, _] = backward::<bf16>(&mut gpu, one, true);
+        let [long, _] = backward::<bf16>(&mut gpu, Case { m: 67, ..one }, true);
+        assert_eq!(widen(&short.dx), widen(&long.dx[..200]));
     }
 }
 

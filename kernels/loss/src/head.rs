@@ -69,13 +69,22 @@ impl Operands {
         x: DevicePtr,
         on: &mut dyn Launcher,
     ) -> Result<Operands, LaunchError> {
-        match head {
-            Packed::F32(head) => Ok(Operands { x, head: head.device(), words: k, element: "f32" }),
+        let (x, words, at, len, element) = match head {
+            Packed::F32(head) => (x, k, head.device(), head.len(), "f32"),
             Packed::Bf16(head) => {
-                let rounded = round_rows(x, (m, k), on)?;
-                Ok(Operands { x: rounded, head: head.device(), words: k.div_ceil(2), element: "bf16" })
+                (round_rows(x, (m, k), on)?, k.div_ceil(2), head.device(), head.len(), "bf16")
             }
+        };
+        Operands { x, head: at, words, element }.indexed_by_32_bits(m * words, len)
+    }
+
+    /// Two operands of so many words, unless their words need more than 32 bits to be numbered: the kernels' registers.
+    pub fn indexed_by_32_bits(self, x: usize, head: usize) -> Result<Operands, LaunchError> {
+        if x.max(head) < 1 << 32 {
+            return Ok(self);
         }
+        let problem = format!("an operand has {} words, at most {} are possible", x.max(head), u32::MAX);
+        Err(LaunchError { kernel: "log_prob".into(), problem })
     }
 
     /// From a row of x and one of the head on.

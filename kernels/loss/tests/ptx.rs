@@ -3,7 +3,7 @@
 mod gpu;
 
 use gpu::Case;
-use kernel_abi::Kernel;
+use kernel_abi::{Half, Kernel, bf16, f16, widen};
 use kernel_test::{Gpu, compare::*, every_way, ptxas};
 use loss::*;
 use proptest::prelude::*;
@@ -188,6 +188,53 @@ fn the_kl_of_equal_models_is_zero_and_of_others_f64_s() {
         assert_close("kl", &got, &want, 1e-5);
         assert_close("kl to the twin's", &got, &wide(&case.kl_cpu(shift)), 1e-5);
     }
+}
+
+/// logprob, lse and entropy of 16-bit rows and head against f64 on the same numbers.
+fn halves<T: Half>((rows, hidden, vocab): (usize, usize, usize), skip: usize, limit: f64) {
+    let mut case = Case::new(rows, hidden, vocab);
+    let narrowed = |v: &[f32]| v.iter().map(|x| T::from_f32(*x)).collect::<Vec<T>>();
+    let (x, head) = (narrowed(&case.x), narrowed(&case.head));
+    (case.x, case.head) = (widen(&x), widen(&head));
+    let mut gpu = Gpu::new();
+    let behind = |v: &[T]| [&vec![T::from_f32(0.0); skip], v].concat();
+    let (x, head, t) = (gpu.upload(&behind(&x)), gpu.upload(&behind(&head)), gpu.upload(&case.targets));
+    let mut out = [gpu.alloc::<f32>(rows), gpu.alloc::<f32>(rows), gpu.alloc::<f32>(rows)];
+    let [logprob, lse, entropy] = &mut out;
+    let args = LmLogProbHalfArgs {
+        x: x.arg().skip(skip),
+        head: head.arg().skip(skip),
+        targets: t.arg(),
+        logprob: logprob.arg_mut(),
+        lse: lse.arg_mut(),
+        entropy: Some(entropy.arg_mut()),
+    };
+    gpu.run(&case.shape().of::<T>(), args);
+    let want = case.reference();
+    for (k, got) in out.iter().enumerate() {
+        let want: Vec<f64> = want.rows.iter().map(|r| r[k]).collect();
+        assert_close(&format!("{} {k} of {rows} x {hidden} x {vocab}", T::NAME), &got.to_vec(), &want, limit);
+    }
+}
+
+#[test]
+fn sixteen_bit_rows_and_heads_agree_with_f64() {
+    for (shape, skip) in [((1, 2, 1), 0), ((5, 64, 300), 0), ((130, 34, 131), 2), ((20, 46, 257), 8)] {
+        halves::<f16>(shape, skip, 1e-5);
+        halves::<bf16>(shape, skip, 1e-5);
+    }
+    let (x, head, t) = (vec![f16::ONE; 6], vec![f16::ONE; 9], vec![0u32; 2]);
+    let (mut a, mut b) = (vec![0.0f32; 2], vec![0.0f32; 2]);
+    let odd = LmLogProb { rows: 2, hidden: 3, vocab: 3, inv_temperature: 1.0 }.of::<f16>();
+    let args = LmLogProbHalfArgs {
+        x: (&x).into(),
+        head: (&head).into(),
+        targets: (&t).into(),
+        logprob: (&mut a).into(),
+        lse: (&mut b).into(),
+        entropy: None,
+    };
+    assert!(odd.check(&args).unwrap_err().to_string().contains("even"));
 }
 
 #[test]

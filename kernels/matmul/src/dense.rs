@@ -5,7 +5,7 @@ use kernel_abi::{DevicePtr, Launch, LaunchError, Launcher};
 
 /// Up to this many rows or columns, the other operand is streamed.
 const THIN: usize = 16;
-/// Tiles of 128 x 128 from which on a GPU of some 80 multiprocessors is busy with them.
+/// Tiles from which on a GPU of some 80 multiprocessors is busy with them.
 const BUSY: usize = 80;
 
 /// The entry that computes an f32 product. They differ in speed, not in a bit of the result.
@@ -15,6 +15,8 @@ pub enum DenseTile {
     Large,
     /// 64 x 64 elements a block.
     Small,
+    /// 32 x 64 elements a block: for a few dozen rows, which larger tiles would spread over too few multiprocessors.
+    Low,
     /// At most 16 rows (or columns), which stay on the chip while the other operand streams by.
     Thin,
 }
@@ -22,10 +24,12 @@ pub enum DenseTile {
 impl DenseTile {
     /// The tile for an `[m, n]` result.
     pub fn of(m: usize, n: usize) -> DenseTile {
-        match m.div_ceil(128) * n.div_ceil(128) {
+        let tiles = |rows, cols| m.div_ceil(rows) * n.div_ceil(cols);
+        match () {
             _ if m.min(n) <= THIN => DenseTile::Thin,
-            tiles if tiles >= BUSY && m.min(n) > 64 => DenseTile::Large,
-            _ => DenseTile::Small,
+            _ if m.min(n) > 64 && tiles(128, 128) >= BUSY => DenseTile::Large,
+            _ if m > 32 && tiles(64, 64) >= BUSY => DenseTile::Small,
+            _ => DenseTile::Low,
         }
     }
 }
@@ -69,19 +73,25 @@ impl Dense {
     pub fn launch(&self, tile: DenseTile, on: &mut dyn Launcher) -> Result<(), LaunchError> {
         match tile {
             _ if self.m == 0 || self.n == 0 => Ok(()),
-            DenseTile::Large => self.tiles(128, on),
-            DenseTile::Small => self.tiles(64, on),
+            DenseTile::Large => self.tiles((128, 128), 256, on),
+            DenseTile::Small => self.tiles((64, 64), 64, on),
+            DenseTile::Low => self.tiles((32, 64), 64, on),
             DenseTile::Thin => self.thin(on),
         }
     }
 
-    fn tiles(&self, tile: usize, on: &mut dyn Launcher) -> Result<(), LaunchError> {
+    fn tiles(
+        &self,
+        (rows, cols): (usize, usize),
+        threads: usize,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
         let Dense { m, n, k, a, b, alpha, bias, add, out, ldc } = *self;
         let out_wide = (out.0 | add.0).is_multiple_of(16) && ldc.is_multiple_of(4);
         let wide = u32::from(a.wide()) | u32::from(b.wide()) << 1 | u32::from(out_wide) << 2;
-        let launch = Launch::new(&ptx::SGEMM, format_args!("sgemm_{}{}_{tile}", a.form(), b.form()))
-            .grid(m.div_ceil(tile) * n.div_ceil(tile), 1, 1)
-            .block(if tile == 128 { 256 } else { 64 });
+        let launch = Launch::new(&ptx::SGEMM, format_args!("sgemm_{}{}_{rows}x{cols}", a.form(), b.form()))
+            .grid(m.div_ceil(rows) * n.div_ceil(cols), 1, 1)
+            .block(threads);
         let launch = launch.arg(a.at).arg(b.at).arg(bias).arg(add).arg(out).dim(m).dim(n).dim(k);
         on.launch(launch.dim(a.ld).dim(b.ld).dim(ldc).arg(alpha).arg(wide))
     }

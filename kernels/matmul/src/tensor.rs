@@ -53,7 +53,7 @@ impl Matrix {
 
     /// Whether rows of elements of so many bytes can be accessed `bytes` at a time.
     pub fn aligned(&self, element: usize, bytes: usize) -> bool {
-        (self.at.0 as usize | self.stride | self.ld * element).is_multiple_of(bytes)
+        (self.at.0 as usize | self.stride | (self.ld * element)).is_multiple_of(bytes)
     }
 }
 

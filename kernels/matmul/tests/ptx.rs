@@ -38,10 +38,12 @@ proptest! {
     #[test]
     fn products_have_the_twin_s_bits(
         m in 0usize..90, n in 0usize..90, k in 0usize..80, form in 0usize..4, accumulate: bool, pad in 0usize..5, skip in 0usize..5,
+        tile in 0usize..3,
     ) {
         let (ta, tb) = FORMS[form];
+        let tile = [None, Some(DenseTile::Small), Some(DenseTile::Low)][tile];
         let shape = Matmul { alpha: -0.75, accumulate, ..product(m, n, k, ta, tb, pad) };
-        both(&mut Gpu::new(), None, shape, skip);
+        both(&mut Gpu::new(), tile, shape, skip);
     }
 
     #[test]
@@ -66,6 +68,7 @@ fn every_tile_and_form_has_the_twin_s_bits_under_an_adversary() {
             );
             both(gpu, Some(DenseTile::Large), product(128, 128, 32, ta, tb, 0), 0);
             both(gpu, Some(DenseTile::Small), Matmul { alpha: 0.5, ..product(65, 66, 35, ta, tb, 1) }, 1);
+            both(gpu, Some(DenseTile::Low), product(33, 66, 35, ta, tb, 1), 1);
             both(gpu, Some(DenseTile::Thin), product(7, 67, 200, ta, tb, 0), 0);
             both(gpu, Some(DenseTile::Thin), product(64, 16, 130, ta, tb, 0), 0);
         }
@@ -148,6 +151,39 @@ fn linear_layers_have_the_twin_s_bits_and_rows_do_not_depend_on_the_batch() {
                 linear(&mut gpu, shape, &x, &w, None, None)[(m - 1) * n..],
                 "{shape:?}: the last row alone"
             );
+        }
+    }
+}
+
+/// A loss works on some outputs of a head at a time.
+#[test]
+fn a_part_of_a_packed_weight_s_outputs() {
+    let mut gpu = Gpu::new();
+    let (m, k, cols) = (3, 40, tile_cols());
+    let n = 3 * cols;
+    let (x, w) = (values(m * k, 1), gpu.upload(&values(n * k, 2)));
+    let (mut wide, mut half) = (gpu.alloc::<f32>(packed_len(n, k)), gpu.alloc::<u32>(bf16_packed_len(n, k)));
+    gpu.run(&PackWeight { n, k }, PackWeightArgs { w: w.arg(), packed: wide.arg_mut() });
+    gpu.run(&PackBf16 { n, k }, PackBf16Args { w: w.arg(), packed: half.arg_mut() });
+    let gx = gpu.upload(&x);
+    let mut product = |packed: Packed<'_>, n: usize| {
+        packed.expect("test", "packed", n, k).unwrap();
+        let mut y = gpu.alloc::<f32>(m * n);
+        let (x, bias, residual) = (gx.arg(), None, None);
+        match packed {
+            Packed::F32(packed) => {
+                gpu.run(&Linear { m, n, k }, LinearArgs { x, packed, bias, residual, y: y.arg_mut() })
+            }
+            Packed::Bf16(packed) => {
+                gpu.run(&Bf16Linear { m, n, k }, Bf16LinearArgs { x, packed, bias, residual, y: y.arg_mut() })
+            }
+        };
+        y.to_vec()
+    };
+    for packed in [Packed::from(wide.arg()), Packed::from(half.arg())] {
+        let (all, part) = (product(packed, n), product(packed.outputs(cols, cols, k), cols));
+        for i in 0..m {
+            assert_eq!(part[i * cols..][..cols], all[i * n + cols..][..cols], "row {i}");
         }
     }
 }

@@ -132,7 +132,11 @@ mod tests {
     fn flat_rows_cover_all_elements() {
         for len in [1, 3, 4, 15, 16, 17, 1000, 4097] {
             let grid = Grid::flat::<f32>(len, &[DevicePtr(16)]);
-            assert!(4 * grid.cols >= len && grid.cols % 4 == 0 && grid.blocks[0] * BLOCK * 4 >= grid.cols);
+            assert!(
+                4 * grid.cols >= len
+                    && grid.cols.is_multiple_of(4)
+                    && grid.blocks[0] * BLOCK * 4 >= grid.cols
+            );
         }
     }
 }

@@ -4,7 +4,11 @@
 //! GPT-NeoX (arXiv 2204.06745, section 2.1) normalises it twice, for attention and for the feed-forward layer beside it.
 //! Here the row is read once for all of that.
 
-use crate::{NormForward, NormForwardArgs, layout, norm_forward, ptx};
+use crate::{
+    NormForward, NormForwardArgs, layout,
+    norm_forward::{self, PLAIN, Template},
+    ptx,
+};
 use kernel_abi::{
     ArgError, Cost, DevicePtr, Float, Half, In, Kernel, LaunchError, Launcher, Out, expect_len, narrow,
     optional, optional_out, typed, widen,
@@ -117,9 +121,9 @@ impl FusedNormForward {
         };
         let adds = self.x_bias || self.residual || self.sum;
         let template = match (adds, self.second) {
-            (false, false) => norm_forward::PLAIN,
-            (true, false) => (&ptx::NORM_FUSED, "norm_add", BLOCK),
-            (_, true) => (&ptx::NORM_FUSED, "norm_add_twice", BLOCK),
+            (false, false) => PLAIN,
+            (true, false) => fused("norm_add"),
+            (_, true) => fused("norm_add_twice"),
         };
         let extra = added
             .into_iter()
@@ -149,8 +153,10 @@ impl FusedNormForward {
     }
 }
 
-/// Most threads of a block of `norm_fused.ptx`.
-const BLOCK: usize = 512;
+/// Entries of `norm_fused.ptx`.
+const fn fused(name: &'static str) -> Template {
+    Template { module: &ptx::NORM_FUSED, name, narrow: 512, wide: 512 }
+}
 
 /// x + x_bias + residual.
 fn add_up(mut x: Vec<f32>, x_bias: Option<&[f32]>, residual: Option<&[f32]>) -> Vec<f32> {

@@ -9,8 +9,13 @@ const BLOCK: usize = 512;
 const DOUBLE: usize = 16;
 /// Blocks that keep a GPU's memory busy, each with two rows under way.
 const BLOCKS: usize = 128;
-/// Rows of a block until there are so many more blocks: then its row of partial sums is a few percent of what it moves.
-const ROWS: usize = 32;
+/// Rounds of rows that a block of so many teams walks over before there are more blocks than that: then what a block reads
+/// and writes once (the weight for each team, a row of f32 partial sums, written and read again) is
+/// (1 + 16 / (teams bytes)) / (3 rounds) = 1 / 24 of x, dy and dx with elements of so many bytes.
+fn rounds(teams: usize, bytes: usize) -> usize {
+    8 + 128 / (teams * bytes)
+}
+
 /// Blocks beyond which they only bring more partial sums.
 const MOST_BLOCKS: usize = 512;
 
@@ -38,7 +43,7 @@ pub(crate) fn launch<T: Float>(
     let call = Call { shape, args, suffix, sums };
     match shape.cols {
         c if c <= layout::NARROW * BLOCK => call.resident(layout::NARROW, "", on),
-        c if c <= DOUBLE * BLOCK && suffix != layout::ODD => call.resident(DOUBLE, "16_", on),
+        c if c <= DOUBLE * BLOCK => call.resident(DOUBLE, "16_", on),
         _ => call.wide(on),
     }
 }
@@ -79,7 +84,7 @@ impl<T: Float> Call<'_, T> {
         let all = rows.div_ceil(teams);
         let sums = self.wants_sums();
         let blocks = match sums {
-            true => all.min((rows / ROWS).clamp(BLOCKS, MOST_BLOCKS)),
+            true => all.min((all / rounds(teams, size_of::<T>())).clamp(BLOCKS, MOST_BLOCKS)),
             false => layout::blocks(all),
         };
         let partial = self.partial(blocks, on)?;
@@ -88,7 +93,7 @@ impl<T: Float> Call<'_, T> {
             &ptx::NORM_BACKWARD,
             format_args!("norm_backward_{variant}{way}{}{}", T::NAME, self.suffix),
         );
-        let shared = if sums && teams > 1 { 2 * 4 * each * team } else { 0 };
+        let shared = if sums { 8 * cols } else { 0 };
         let launch = self.inputs(launch.grid(blocks, 1, 1).block(team * teams).shared(shared));
         let launch = launch.arg(self.args.dx.device()).arg(partial).dim(rows).dim(cols).dim(team);
         on.launch(launch.arg(self.center()).arg(u32::from(accumulate)))?;
@@ -106,8 +111,7 @@ impl<T: Float> Call<'_, T> {
         let launch = launch.arg(means).dim(rows).dim(cols).dim(layout::BLOCK);
         on.launch(launch.arg(self.center()))?;
 
-        let chunk = if self.suffix == layout::ODD { 1 } else { 16 / size_of::<T>() };
-        let (across, down) = layout::columns(rows, cols / chunk, 256);
+        let (across, down) = layout::columns(rows, cols.div_ceil(16 / size_of::<T>()), 256);
         let partial = self.partial(down, on)?;
         let launch = self.inputs(entry("apply").grid(across, down, 1).block(256));
         let launch = launch.arg(self.args.dx.device()).arg(means).arg(partial);

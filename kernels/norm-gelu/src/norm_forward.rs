@@ -100,32 +100,45 @@ impl NormForward {
     }
 }
 
-/// The launch of one of the forward templates: `rows` must be aligned for the fast variant, `pointers` come first among
-/// the parameters, `most` is the largest block of the template's variants for rows in registers.
+/// Entries made from one template.
+#[derive(Clone, Copy)]
+pub(crate) struct Template {
+    pub module: &'static Module,
+    pub name: &'static str,
+    /// Most threads of a block whose rows lie in registers, weights too.
+    pub narrow: usize,
+    /// The same of the variant with more of the row and without weights.
+    pub wide: usize,
+}
+
+/// The norm alone.
+pub(crate) const PLAIN: Template =
+    Template { module: &ptx::NORM_FORWARD, name: "norm_forward", narrow: layout::BLOCK, wide: 704 };
+
+/// The launch of one of the entries: `rows` must be aligned for the fast variant, `pointers` come first among the
+/// parameters.
 pub(crate) fn launch<T: Float>(
     shape: &NormForward,
-    (module, name, most): (&'static Module, &str, usize),
+    template: Template,
     rows: &[DevicePtr],
     pointers: impl Iterator<Item = DevicePtr>,
 ) -> Launch {
     let (cols, suffix) = (shape.cols, layout::access::<T>(shape.cols, rows));
-    let narrow = cols <= layout::NARROW * most;
-    let (variant, team) = match cols {
-        _ if narrow => ("", layout::team(cols, layout::NARROW)),
-        c if c <= layout::WIDE * most && suffix != layout::ODD => ("_wide", layout::team(cols, layout::WIDE)),
-        _ => ("_long", LONG),
+    let narrow = cols <= layout::NARROW * template.narrow;
+    let wide = cols <= layout::WIDE * template.wide;
+    let (variant, team) = match (narrow, wide) {
+        (true, _) => ("", layout::team(cols, layout::NARROW)),
+        (false, true) => ("_wide", layout::team(cols, layout::WIDE)),
+        (false, false) => ("_long", LONG),
     };
     let teams = if narrow { layout::teams(team) } else { 1 };
     let all = shape.rows.div_ceil(teams);
     let grid = if narrow { layout::blocks(all) } else { all };
-    let launch = Launch::new(module, format_args!("{name}{variant}_{}{suffix}", T::NAME));
+    let launch = Launch::new(template.module, format_args!("{}{variant}_{}{suffix}", template.name, T::NAME));
     let launch = pointers.fold(launch.grid(grid, 1, 1).block(team * teams), Launch::arg);
     let center = u32::from(shape.kind == Norm::Layer);
     launch.dim(shape.rows).dim(cols).dim(team).arg(center).arg(shape.eps)
 }
-
-/// The module, entries and largest block of the norm alone.
-pub(crate) const PLAIN: (&Module, &str, usize) = (&ptx::NORM_FORWARD, "norm_forward", layout::BLOCK);
 
 /// Threads of a row that is read twice.
 const LONG: usize = 512;

@@ -60,6 +60,16 @@ fn shifted<T: bytemuck::Pod>(gpu: &Gpu, x: &[T], skip: usize) -> Vram<T> {
     gpu.upload(&[&vec![T::zeroed(); skip], x].concat())
 }
 
+/// Equal; says where not.
+fn same<T: PartialEq + std::fmt::Debug>(got: &[T], want: &[T]) {
+    let at = got.iter().zip(want).position(|(got, want)| got != want);
+    assert!(
+        got.len() == want.len() && at.is_none(),
+        "element {at:?}: {:?}",
+        at.map(|at| (&got[at], &want[at]))
+    );
+}
+
 impl OnGpu {
     fn new(gpu: &Gpu, t: &Tensor, skip: usize) -> OnGpu {
         let floats = [&t.p, &t.g, &t.largest[0], &t.largest[1]].map(|x| shifted(gpu, x, skip));
@@ -80,10 +90,10 @@ impl OnGpu {
 
     fn assert_equals(&self, want: &Tensor) {
         for (got, want) in self.floats.iter().zip([&want.p, &want.g, &want.largest[0], &want.largest[1]]) {
-            assert_eq!(got.to_vec()[self.skip..], want[..]);
+            same(&got.to_vec()[self.skip..], want);
         }
         for (got, want) in self.codes.iter().zip([&want.m, &want.v]) {
-            assert_eq!(got.to_vec()[self.skip..], want[..]);
+            same(&got.to_vec()[self.skip..], want);
         }
     }
 }
