@@ -44,8 +44,5 @@ pub trait Kernel {
     ///
     /// # Errors
     /// What the launcher says.
-    fn ptx(&self, args: Self::Args<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
-        let _ = (args, on);
-        Err(LaunchError { kernel: Self::NAME.into(), problem: "has no PTX".into() })
-    }
+    fn ptx(&self, args: Self::Args<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError>;
 }

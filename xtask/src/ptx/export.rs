@@ -5,8 +5,18 @@ use ptx_vm::Kernel;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
-/// Every family that has PTX.
-pub const FAMILIES: &[(&str, &[&Module])] = &[("elementwise", elementwise::ptx::ALL)];
+/// Every family.
+pub const FAMILIES: &[(&str, &[&Module])] = &[
+    ("attention", attention::ptx::ALL),
+    ("elementwise", elementwise::ptx::ALL),
+    ("embedding", embedding::ptx::ALL),
+    ("int8-matmul", int8_matmul::ptx::ALL),
+    ("lora", lora::ptx::ALL),
+    ("loss", loss::ptx::ALL),
+    ("matmul", matmul::ptx::ALL),
+    ("norm-gelu", norm_gelu::ptx::ALL),
+    ("optim", optim::ptx::ALL),
+];
 
 /// What `manifest.json` says of itself.
 const ABOUT: &str = "Parameters are listed in order with their place in the parameter buffer (cuLaunchKernel takes a \
