@@ -25,6 +25,46 @@ pub struct Module {
     pub ptx: &'static str,
 }
 
+impl Module {
+    /// The module with no other entry than this one: what a driver has to compile before the entry can run. A file that
+    /// holds every type and tile would take a real driver seconds.
+    pub fn only(&self, entry: &str) -> Option<String> {
+        let (mut rest, mut out, mut found) = (self.ptx, String::new(), false);
+        const START: &str = "\n.visible .entry ";
+        while let Some(at) = rest.find(START) {
+            out.push_str(&rest[..at + 1]);
+            let block = &rest[at + 1..];
+            let end = body_end(block)?;
+            let name = block[START.len() - 1..].split(['(', ' ', '\n']).next()?;
+            if name == entry {
+                found = true;
+                out.push_str(&block[..end]);
+            }
+            rest = &block[end..];
+        }
+        out.push_str(rest);
+        found.then_some(out)
+    }
+}
+
+/// Where the first `{ ... }` of `text` ends, comments not counted.
+fn body_end(text: &str) -> Option<usize> {
+    let (mut depth, mut comment) = (0usize, false);
+    let bytes = text.as_bytes();
+    for (i, b) in bytes.iter().enumerate() {
+        match b {
+            b'\n' => comment = false,
+            b'/' if bytes.get(i + 1) == Some(&b'/') => comment = true,
+            _ if comment => {}
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return Some(i + 1),
+            b'}' => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+    }
+    None
+}
+
 /// An entry's name, inline, so that a launch needs no allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Entry {
@@ -228,6 +268,24 @@ mod tests {
     use super::*;
 
     static M: Module = Module { name: "m", ptx: "" };
+
+    #[test]
+    fn one_entry_is_cut_out_with_what_all_share() {
+        let ptx = ".target sm_80\n.const .u32 c = 1;\n.visible .entry a(.param .u64 x) // {\n{ { ret; } }\n\
+                   .func f() { ret; }\n.visible .entry ab()\n{ ret; // }\n}\n";
+        let module = Module { name: "m", ptx };
+        let a = module.only("a").unwrap();
+        assert!(
+            a.contains("entry a(")
+                && a.contains(".func f")
+                && a.contains(".const")
+                && !a.contains("entry ab"),
+            "{a}"
+        );
+        let ab = module.only("ab").unwrap();
+        assert!(ab.contains("entry ab(") && !ab.contains("entry a(") && ab.ends_with("// }\n}\n"), "{ab}");
+        assert_eq!(module.only("b"), None);
+    }
 
     #[test]
     fn parameters_lie_as_ptx_lays_them() {

@@ -50,7 +50,7 @@ impl std::error::Error for Error {}
 pub struct OnStream {
     stream: Arc<CudaStream>,
     sm: u32,
-    modules: HashMap<usize, sys::CUmodule>,
+    modules: Vec<sys::CUmodule>,
     functions: HashMap<(usize, Entry), sys::CUfunction>,
     workspaces: Vec<u64>,
 }
@@ -65,7 +65,7 @@ impl OnStream {
         OnStream {
             stream: stream.clone(),
             sm: (10 * major + minor) as u32,
-            modules: HashMap::new(),
+            modules: Vec::new(),
             functions: HashMap::new(),
             workspaces: Vec::new(),
         }
@@ -98,22 +98,19 @@ impl OnStream {
         done
     }
 
+    /// The entry's function, in a module of its own: the driver compiles what runs and nothing else.
     fn function(&mut self, launch: &Launch) -> Result<sys::CUfunction, DriverError> {
         let key = (ptr::from_ref::<Module>(launch.module).addr(), launch.entry);
         if let Some(function) = self.functions.get(&key) {
             return Ok(*function);
         }
         self.stream.context().bind_to_thread()?;
-        let module = match self.modules.get(&key.0) {
-            Some(module) => *module,
-            None => {
-                let source = CString::new(launch.module.ptx).expect("PTX has no NUL");
-                // SAFETY: PTX text that ends in NUL.
-                let module = unsafe { module::load_data(source.as_ptr().cast()) }?;
-                self.modules.insert(key.0, module);
-                module
-            }
-        };
+        let source =
+            launch.module.only(launch.entry.as_str()).expect("launches name entries of their module");
+        let source = CString::new(source).expect("PTX has no NUL");
+        // SAFETY: PTX text that ends in NUL.
+        let module = unsafe { module::load_data(source.as_ptr().cast()) }?;
+        self.modules.push(module);
         let name = CString::new(launch.entry.as_str()).expect("entry names have no NUL");
         // SAFETY: the module is loaded.
         let function = unsafe { module::get_function(module, name) }?;
@@ -165,7 +162,7 @@ impl Launcher for OnStream {
 impl Drop for OnStream {
     fn drop(&mut self) {
         let _ = self.stream.synchronize();
-        for module in self.modules.values() {
+        for module in &self.modules {
             // SAFETY: loaded by `function`; the stream is idle.
             let _ = unsafe { module::unload(*module) };
         }

@@ -6,7 +6,7 @@ use cust::{
     stream::Stream,
     sys,
 };
-use kernel_abi::{ArgError, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out};
+use kernel_abi::{ArgError, DevicePtr, Entry, In, Kernel, Launch, LaunchError, Launcher, Out};
 use std::{collections::HashMap, ffi::c_void, ptr};
 
 /// Why a kernel did not run.
@@ -29,11 +29,11 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A stream, and the modules loaded so far.
+/// A stream, and the functions loaded so far.
 pub struct OnStream<'s> {
     stream: &'s Stream,
     sm: u32,
-    modules: HashMap<usize, Module>,
+    modules: HashMap<(usize, Entry), Module>,
     workspaces: Vec<DeviceBuffer<u8>>,
 }
 
@@ -94,9 +94,11 @@ impl Launcher for OnStream<'_> {
             return Ok(());
         }
         let name = launch.entry.as_str();
-        let key = ptr::from_ref(launch.module).addr();
+        let key = (ptr::from_ref(launch.module).addr(), launch.entry);
         if !self.modules.contains_key(&key) {
-            let module = Module::from_ptx(launch.module.ptx, &[]).map_err(|e| says(name, e))?;
+            // A module with this entry alone: the driver compiles what runs and nothing else.
+            let source = launch.module.only(name).expect("launches name entries of their module");
+            let module = Module::from_ptx(source, &[]).map_err(|e| says(name, e))?;
             self.modules.insert(key, module);
         }
         let function = self.modules[&key].get_function(name).map_err(|e| says(name, e))?;

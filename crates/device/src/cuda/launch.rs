@@ -11,10 +11,10 @@ use std::{
     ptr,
 };
 
-/// Modules and functions, loaded at first use.
+/// Functions, loaded at first use, each in a module of its own: the driver compiles what runs and nothing else.
 #[derive(Default)]
 pub(super) struct Functions {
-    modules: HashMap<usize, Handle>,
+    modules: Vec<Handle>,
     functions: HashMap<(usize, Entry), Handle>,
 }
 
@@ -25,12 +25,12 @@ const ERROR_LOG: i32 = 5;
 const ERROR_LOG_BYTES: i32 = 6;
 
 impl Functions {
-    fn module(&mut self, driver: &Driver, module: &'static Module) -> Result<Handle, DeviceError> {
-        let key = ptr::from_ref(module).addr();
-        if let Some(handle) = self.modules.get(&key) {
-            return Ok(*handle);
-        }
-        let source = CString::new(module.ptx).expect("PTX has no NUL");
+    fn module(&mut self, driver: &Driver, module: &Module, entry: &str) -> Result<Handle, DeviceError> {
+        let source = module.only(entry).ok_or_else(|| {
+            let problem = format!("{}.ptx has no entry {entry}", module.name);
+            DeviceError { call: "cuModuleLoadDataEx".into(), problem }
+        })?;
+        let source = CString::new(source).expect("PTX has no NUL");
         let mut log = vec![0u8; 4096];
         let mut names = [ERROR_LOG, ERROR_LOG_BYTES];
         let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(log.len())];
@@ -51,7 +51,7 @@ impl Functions {
                 format!("{}.ptx: {} {}", module.name, e.problem, String::from_utf8_lossy(&log[..end]));
             DeviceError { call: e.call, problem }
         })?;
-        self.modules.insert(key, handle);
+        self.modules.push(handle);
         Ok(handle)
     }
 
@@ -60,7 +60,7 @@ impl Functions {
         if let Some(handle) = self.functions.get(&key) {
             return Ok(*handle);
         }
-        let module = self.module(driver, launch.module)?;
+        let module = self.module(driver, launch.module, launch.entry.as_str())?;
         let name = CString::new(launch.entry.as_str()).expect("entry names have no NUL");
         let mut handle = ptr::null_mut();
         // SAFETY: the module is loaded, the name ends in NUL.
@@ -71,7 +71,7 @@ impl Functions {
 
     pub(super) fn unload(&mut self, driver: &Driver) {
         self.functions.clear();
-        for (_, module) in self.modules.drain() {
+        for module in self.modules.drain(..) {
             // SAFETY: the stream was waited for.
             let _ = unsafe { driver.module_unload(module) };
         }
