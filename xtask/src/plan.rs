@@ -8,7 +8,7 @@ use ptx_vm::gpu::{GPUS, Gpu};
 use std::path::Path;
 use trainer::{
     bench::neox,
-    plan::{Job, StagePlan},
+    plan::{BlockLaunches, Job, StagePlan},
 };
 
 const HELP: &str = "\
@@ -159,7 +159,7 @@ fn plan(args: &Args) -> Result<bool, String> {
     };
     describe(&args.model, &job);
     let (job, stages) = fit(args, job, room)?;
-    show(&stages);
+    show(&stages, job.block_launches().map_err(|e| e.to_string())?);
     let peak = stages.iter().map(|s| s.peak.bytes).max().unwrap_or(0);
     let fits = peak <= room;
     println!(
@@ -231,7 +231,7 @@ fn fit(args: &Args, mut job: Job, room: usize) -> Result<(Job, Vec<StagePlan>), 
 }
 
 /// One line a category, one column a stage; then the largest tensors; then work and predicted times.
-fn show(stages: &[StagePlan]) {
+fn show(stages: &[StagePlan], launches: BlockLaunches) {
     let names = stages.iter().map(|s| format!("{:>12}", s.stage)).collect::<String>();
     println!("{:<28}{names}", "memory at its fullest, GiB");
     let mut categories: Vec<&str> = Vec::new();
@@ -265,6 +265,11 @@ fn show(stages: &[StagePlan]) {
     row("Tflop", stages, |s| s.step.flops as f64 / 1e12);
     row("int8 Top", stages, |s| s.step.int8_ops as f64 / 1e12);
     row("GB moved at least", stages, |s| (s.step.bytes_read + s.step.bytes_written) as f64 / 1e9);
+    let b = launches;
+    println!(
+        "a block with its adapters: {} launches forward, {} decoding, {} backward",
+        b.forward, b.decode, b.backward
+    );
     println!("predicted seconds of a step (roofline: data-sheet rates, nothing measured)");
     for gpu in GPUS {
         row(&format!("  {}", gpu.name), stages, |s| seconds(gpu, s));

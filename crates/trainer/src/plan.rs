@@ -3,7 +3,7 @@
 
 use crate::{
     error::Result,
-    lm::Example,
+    lm::{self, Example},
     optimizer::{AdamConfig, Optimizer},
     ppo::{Ppo, Reward},
     reward::{self, RewardModel},
@@ -12,7 +12,7 @@ use crate::{
 use autograd::Grads;
 use device::{Cost, Device, Peak};
 use formats::ModelConfig;
-use model::{Completion, LoraConfig, Model, Precision};
+use model::{Completion, LoraConfig, Model, Pass, Precision, Sampling};
 
 /// A job.
 #[derive(Debug, Clone)]
@@ -164,6 +164,54 @@ impl Job {
         let step = Meter::start(device);
         ppo.iteration(0, &prompts, &*judge, None)?;
         Ok(step.stage("ppo", self.batch * (self.prompt + self.response)))
+    }
+}
+
+/// Kernel launches of one transformer block: forward in training, forward in decoding, and backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockLaunches {
+    /// Forward, over whole sequences.
+    pub forward: usize,
+    /// Forward of one token a sequence, over the key-value cache.
+    pub decode: usize,
+    /// Backward, without recomputation.
+    pub backward: usize,
+}
+
+impl Job {
+    /// Launches of a block of the policy, adapters on: what two blocks take more than one.
+    ///
+    /// # Errors
+    /// As [`Job::stages`].
+    pub fn block_launches(&self) -> Result<BlockLaunches> {
+        let (two, one) = (self.launches(2)?, self.launches(1)?);
+        let [forward, step, decode] = [0, 1, 2].map(|i| two[i] - one[i]);
+        Ok(BlockLaunches { forward, decode, backward: step - forward })
+    }
+
+    /// Launches with so many layers: loss without gradients, loss with gradients, one decode step.
+    fn launches(&self, layers: usize) -> Result<[usize; 3]> {
+        let device = Device::meta();
+        let mut model = zeros(&device, &ModelConfig { layers, ..self.model.clone() }, self.precision);
+        model.attach_lora(&self.lora, 0);
+        model.train_adapters();
+        let example = Example::whole(vec![0; self.prompt + self.response]);
+        let mut grads = Grads::new();
+        let count = |work: &mut dyn FnMut() -> Result<()>| {
+            let before = device.launches();
+            work().map(|()| device.launches() - before)
+        };
+        let forward = count(&mut || lm::loss(&model, &[&example], Pass::default(), None).map(|_| ()))?;
+        let step = count(&mut || {
+            lm::loss(&model, &[&example], Pass::default(), Some((&mut grads, 1.0))).map(|_| ())
+        })?;
+        let generate = |tokens: usize| {
+            let sampling = Sampling { max_new_tokens: tokens, ..Sampling::default() };
+            model.generate(&[vec![0; self.prompt]], &[0], &sampling, Pass::default(), None, &|_| {});
+            Ok(())
+        };
+        let decode = count(&mut || generate(3))? - count(&mut || generate(2))?;
+        Ok([forward, step, decode])
     }
 }
 
