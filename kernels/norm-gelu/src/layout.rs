@@ -29,12 +29,12 @@ pub fn access<T: Float>(cols: usize, addresses: &[DevicePtr]) -> &'static str {
     if whole && addresses.iter().all(|a| a.0.is_multiple_of(16)) { "" } else { "_any" }
 }
 
-/// Blocks that fill a GPU: two to six for each of its multiprocessors.
-const BLOCKS: usize = 512;
+/// Blocks that keep a GPU's memory busy, each with a row of 8 KiB or more under way while it works on another.
+const BLOCKS: usize = 256;
 /// Rows that a team walks over before there are more blocks than that.
 const MOST_ROWS: usize = 32;
 
-/// Blocks for so many rounds of rows: enough to fill any GPU, then enough rounds each that what a block reads once
+/// Blocks for so many rounds of rows: enough to keep memory busy, then enough rounds each that what a block reads once
 /// (weight and bias) is a thirtieth.
 pub fn blocks(rounds: usize) -> usize {
     rounds.min(rounds.div_ceil(MOST_ROWS).max(BLOCKS))

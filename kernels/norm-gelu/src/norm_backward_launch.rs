@@ -7,8 +7,8 @@ use kernel_abi::{DevicePtr, Float, Launch, LaunchError, Launcher, optional_out};
 const BLOCK: usize = 512;
 /// Elements of a thread in its variant for wider rows.
 const DOUBLE: usize = 16;
-/// Blocks that keep a GPU's memory busy, each with two rows under way.
-const BLOCKS: usize = 128;
+/// Blocks that keep a GPU's memory busy: each has 16 KiB under way, or more.
+const BLOCKS: usize = 160;
 /// Rounds of rows that a block of so many teams walks over before there are more blocks than that: then what a block reads
 /// and writes once (the weight for each team, a row of f32 partial sums, written and read again) is
 /// (1 + 16 / (teams bytes)) / (3 rounds) = 1 / 24 of x, dy and dx with elements of so many bytes.
