@@ -128,7 +128,7 @@ fn rows_without_a_distribution_give_the_first_of_the_largest_and_nan() {
 
 #[test]
 fn many_draws_from_one_row_follow_it_and_the_twin() {
-    let (n, vocab) = (600, 37);
+    let (n, vocab) = (64, 37);
     let logits = row(0, vocab, 5).repeat(n);
     for shape in shapes(n, vocab) {
         let (got, want) = (draw(&mut Gpu::new(), shape, &logits, 0), twin(shape, &logits));
@@ -189,6 +189,38 @@ fn a_sampled_token_scores_with_the_same_bits() {
     for bf16 in [false, true] {
         scores_with_the_same_bits(6, bf16);
         scores_with_the_same_bits(20, bf16);
+    }
+}
+
+/// The greedy draw reads the logits once, one from the whole distribution once more for the masses of its chunks; a filter once
+/// more to collect its candidates.
+#[test]
+fn logits_are_read_once_a_pass() {
+    let (rows, vocab) = (2, 8192);
+    let logits: Vec<f32> = (0..rows).flat_map(|i| row(2, vocab, i as u32)).collect();
+    let plain = Sample { rows, vocab, temperature: 0.8, top_k: 0, top_p: 1.0, seed: 77 };
+    let greedy = Sample { temperature: 0.0, ..plain };
+    let (k, p) = (Sample { top_k: 40, ..plain }, Sample { top_p: 0.9, ..plain });
+    for (what, shape, passes) in [("greedy", greedy, 1), ("all", plain, 2), ("top-k", k, 2), ("top-p", p, 3)]
+    {
+        let mut gpu = Gpu::new();
+        let (input, zeros) = (gpu.upload(&logits), gpu.upload(&vec![0u32; rows]));
+        let (mut token, mut logprob) = (gpu.alloc(rows), gpu.alloc(rows));
+        let args = SampleArgs {
+            logits: input.arg(),
+            stream: zeros.arg(),
+            position: zeros.arg(),
+            token: token.arg_mut(),
+            logprob: logprob.arg_mut(),
+        };
+        let c = gpu.run(&shape, args);
+        let (moved, least) = (32 * (c.global_loads.sectors + c.global_stores.sectors), shape.cost());
+        let over = moved as f64 / (least.bytes_read + least.bytes_written) as f64;
+        println!(
+            "sample {what:<8} {rows} x {vocab}: {moved} bytes, {over:.3} of the least, {} launches",
+            gpu.launches.len()
+        );
+        assert!(over < 1.25 * f64::from(passes), "{what}: {over}");
     }
 }
 
