@@ -226,7 +226,7 @@ fn logits_are_read_once_a_pass() {
 
 #[test]
 fn assembles_without_spills() {
-    ptxas::check(&[&ptx::SAMPLE]);
+    ptxas::check(&[&ptx::SAMPLE, &ptx::SAMPLE_FILTERED]);
 }
 
 #[test]
