@@ -123,7 +123,9 @@ impl Fields<'_> {
                 Ok((p.float_or("rope_theta", 10_000.0)?, p.float_or("partial_rotary_factor", share)?))
             }
             None => {
-                if self.0.get("rope_scaling").is_some_and(|v| !v.is_null()) {
+                let scaled =
+                    |v: &Value| !v.is_null() && v["rope_type"] != "default" && v["type"] != "default";
+                if self.0.get("rope_scaling").is_some_and(scaled) {
                     return Err("`rope_scaling` is set; scaled rotary embeddings are not supported".into());
                 }
                 Ok((self.float_or(old_base, 10_000.0)?, self.float_or(old_share, share)?))
@@ -184,8 +186,9 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// config.json as transformers 5 writes it (transformers 4 reads the older fields beside them).
-    pub fn to_hf(&self, eos: Option<u32>) -> Value {
+    /// config.json as transformers 5 writes it (transformers 4 reads the older fields beside them); `dtype` is the
+    /// weights' type, `tokens` the special ones.
+    pub fn to_hf(&self, dtype: &str, tokens: SpecialTokens) -> Value {
         let share = self.rotary_dim as f64 / self.head_dim as f64;
         let act = match self.act {
             Act::Gelu => "gelu",
@@ -222,14 +225,76 @@ impl ModelConfig {
         };
         out["vocab_size"] = json!(self.vocab);
         out["tie_word_embeddings"] = json!(self.tie_embeddings);
-        out["torch_dtype"] = json!("float32");
-        out["dtype"] = json!("float32");
-        if let Some(eos) = eos {
+        out["torch_dtype"] = json!(dtype);
+        out["dtype"] = json!(dtype);
+        if let Some(eos) = tokens.eos {
             out["eos_token_id"] = json!(eos);
             out["bos_token_id"] = json!(eos);
         }
+        if let Some(pad) = tokens.pad {
+            out["pad_token_id"] = json!(pad);
+        }
         out
     }
+
+    /// Makes a config.json that of a `*ForSequenceClassification` model with `labels` outputs.
+    pub(crate) fn as_classifier(&self, json: &mut Value, labels: usize) {
+        let architecture = match self.arch {
+            Arch::GptNeox => "GPTNeoXForSequenceClassification",
+            Arch::Gpt2 => "GPT2ForSequenceClassification",
+            Arch::Llama => "LlamaForSequenceClassification",
+        };
+        json["architectures"] = json!([architecture]);
+        json["num_labels"] = json!(labels);
+        let name = |i: usize| match labels {
+            1 => "score".to_string(),
+            2 => ["negative", "positive"][i].to_string(),
+            _ => format!("LABEL_{i}"),
+        };
+        json["id2label"] = (0..labels).map(|i| (i.to_string(), json!(name(i)))).collect::<Map<_, _>>().into();
+        json["label2id"] = (0..labels).map(|i| (name(i), json!(i))).collect::<Map<_, _>>().into();
+    }
+}
+
+/// Token ids with a meaning of their own, as config.json and generation_config.json name them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Ends a text.
+    pub eos: Option<u32>,
+    /// Fills up a batch.
+    pub pad: Option<u32>,
+}
+
+impl SpecialTokens {
+    /// Of a config.json or generation_config.json: numbers, or lists whose first number counts.
+    pub(crate) fn read(json: &Value, vocab: usize) -> Self {
+        let token = |name: &str| {
+            let v = &json[name];
+            let id = v.as_u64().or_else(|| v.get(0)?.as_u64())?;
+            u32::try_from(id).ok().filter(|id| (*id as usize) < vocab)
+        };
+        SpecialTokens { eos: token("eos_token_id"), pad: token("pad_token_id") }
+    }
+
+    /// These, or else those of `other`.
+    pub(crate) fn or(self, other: Self) -> Self {
+        SpecialTokens { eos: self.eos.or(other.eos), pad: self.pad.or(other.pad) }
+    }
+}
+
+/// The outputs of a `*ForSequenceClassification` model; none of any other.
+pub(crate) fn labels(json: &Value) -> Result<Option<usize>, String> {
+    let architecture = json["architectures"][0].as_str().unwrap_or_default();
+    if !architecture.ends_with("ForSequenceClassification") {
+        return Ok(None);
+    }
+    let by_name = json["id2label"].as_object().map(|m| m.len() as u64);
+    // transformers' default, which it does not write.
+    let labels = json["num_labels"].as_u64().or(by_name).unwrap_or(2);
+    if labels == 0 || labels > 1 << 16 {
+        return Err(format!("`num_labels` is {labels}"));
+    }
+    Ok(Some(labels as usize))
 }
 
 fn neox(f: &Fields<'_>) -> Result<ModelConfig, String> {

@@ -1,6 +1,9 @@
 //! Named tensors in safetensors files: checkpoints, adapters, weights.
 
-use crate::{Error, atomic_write};
+use crate::{
+    Error,
+    stream::{Element, Entry, Writer},
+};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use std::{collections::BTreeMap, fs::File, path::Path};
@@ -34,23 +37,16 @@ pub fn save_tensors(
     tensors: &[(&str, &[usize], &[f32])],
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), Error> {
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    let entry = |(name, shape, _): &(&str, &[usize], &[f32])| Entry {
+        name: (*name).to_string(),
+        element: Element::F32,
+        shape: shape.to_vec(),
+    };
+    let mut writer = Writer::create(path, tensors.iter().map(entry).collect(), metadata)?;
+    for (.., data) in tensors {
+        writer.put(data)?;
     }
-    let mut at = 0;
-    for (name, shape, data) in tensors {
-        let end = at + data.len() * 4;
-        let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [at, end] });
-        header.insert((*name).to_string(), entry);
-        at = end;
-    }
-    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let length = (header.len() as u64).to_le_bytes();
-    let mut parts: Vec<&[u8]> = vec![&length, &header];
-    parts.extend(tensors.iter().map(|(.., data)| bytemuck::cast_slice::<f32, u8>(data)));
-    atomic_write(path, &parts)
+    writer.finish()
 }
 
 /// Reads every tensor of a safetensors file as f32.
@@ -128,6 +124,19 @@ pub(crate) fn read(path: &Path, file: &SafeTensors<'_>, name: &str) -> Result<Te
         }
     };
     Ok(Tensor { name: name.to_string(), shape: view.shape().to_vec(), data })
+}
+
+/// The bytes of a tensor of I8 or U8 elements, and its shape.
+pub(crate) fn read_bytes<'a>(
+    path: &Path,
+    file: &SafeTensors<'a>,
+    name: &str,
+) -> Result<(&'a [u8], Vec<usize>), Error> {
+    let view = file.tensor(name).map_err(|_| Error::bad(path, format!("tensor `{name}` is missing")))?;
+    match view.dtype() {
+        Dtype::I8 | Dtype::U8 => Ok((view.data(), view.shape().to_vec())),
+        other => Err(Error::bad(path, format!("tensor `{name}` is {other:?}, expected I8 or U8"))),
+    }
 }
 
 #[cfg(test)]

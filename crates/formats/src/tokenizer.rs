@@ -1,6 +1,6 @@
 //! Tokenizers: loading, training a byte-level BPE, encoding and decoding.
 
-use crate::{Error, ModelConfig, atomic_write};
+use crate::{Error, ModelConfig, atomic_write, config::SpecialTokens};
 use std::path::Path;
 use tokenizers::{
     AddedToken, TokenizerBuilder,
@@ -18,7 +18,7 @@ const EOS: &str = "<|endoftext|>";
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    eos: Option<u32>,
+    tokens: SpecialTokens,
 }
 
 impl Tokenizer {
@@ -42,7 +42,13 @@ impl Tokenizer {
     fn wrap(inner: tokenizers::Tokenizer) -> Self {
         let names = [EOS, "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>"];
         let eos = names.iter().find_map(|n| inner.token_to_id(n));
-        Tokenizer { inner, eos }
+        Tokenizer { inner, tokens: SpecialTokens { eos, pad: None } }
+    }
+
+    /// With the special tokens that a model's configuration names, where it names them.
+    pub(crate) fn with_tokens(mut self, tokens: SpecialTokens) -> Self {
+        self.tokens = tokens.or(self.tokens);
+        self
     }
 
     /// Trains a byte-level BPE of at most `vocab` tokens, the end-of-text token among them.
@@ -91,7 +97,12 @@ impl Tokenizer {
 
     /// The end-of-text token.
     pub fn eos(&self) -> Option<u32> {
-        self.eos
+        self.tokens.eos
+    }
+
+    /// The special tokens.
+    pub fn tokens(&self) -> SpecialTokens {
+        self.tokens
     }
 
     /// Number of tokens, added ones included.

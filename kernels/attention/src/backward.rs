@@ -205,12 +205,17 @@ impl AttentionBackward {
         let (module, sizes) =
             if f32s { (&ptx::BACKWARD, F32_SIZES) } else { (&ptx::MMA_BACKWARD, MMA_SIZES) };
         let dp = padded(Self::NAME, d, sizes)?;
-        // Rows of a tile, rows that pass by it at a time, shared bytes besides both.
-        let (tile, pass, more) = match (f32s, dp) {
-            (true, ..=64) => (64, 32, 64 * 160),
-            (true, _) => (32, 32, 32 * 160),
-            (false, ..=80) => (64, 64, 512),
-            (false, _) => (64, 32, 512),
+        // Rows of a tile, rows that pass by it at a time.
+        let (tile, pass) = match (f32s, dp) {
+            (true, ..=64) => (64, 32),
+            (true, _) => (32, 32),
+            (false, ..=80) => (64, 64),
+            (false, _) => (64, 32),
+        };
+        // f32 holds coefficients too; in 16 bits the tile's rows have no gap where they are turned.
+        let shared = match f32s {
+            true => 2 * (tile + pass) * stride(dp, 4) + tile * 160,
+            false => 2 * pass * stride(dp, 2) + 2 * tile * (2 * dp + if dp % 64 == 0 { 0 } else { 16 }),
         };
         let (qkv, out, dout) = (args.qkv.device(), args.out.device(), args.dout.device());
         let dqkv = args.dqkv.device();
@@ -220,7 +225,7 @@ impl AttentionBackward {
             let launch = Launch::new(module, format_args!("attention_{what}_{}_{dp}", T::NAME))
                 .grid(rows / tile + sequences, y, 1)
                 .block(128)
-                .shared(2 * (tile + pass) * stride(dp, bytes) + more);
+                .shared(shared);
             let launch = launch.arg(qkv).arg(args.starts.device()).arg(out).arg(args.lse.device());
             let launch = launch.arg(dout).arg(dqkv).arg(stats).dim(sequences).dim(rows).dim(heads);
             let launch = launch.dim(heads / kv_heads).dim(d).arg(wide(d, bytes, &[qkv, out, dout, dqkv]));

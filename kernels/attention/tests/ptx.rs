@@ -194,7 +194,7 @@ fn rotary_is_exact_at_any_position() {
         for i in 0..32 {
             let (sin, cos) = (f64::from(p) * 1e4f64.powf(-(i as f64) / 32.0)).sin_cos();
             let (c, s) = (f64::from(row[i]), f64::from(row[32 + i]));
-            assert!((c - cos).abs() < 2e-7 && (s - sin).abs() < 2e-7, "position {p} element {i}: {c} {s}");
+            assert!((c - cos).abs() < 1.3e-7 && (s - sin).abs() < 1.3e-7, "position {p} element {i}: {c} {s}");
         }
     }
 }
@@ -244,6 +244,8 @@ fn the_cache_gives_the_bits_of_training() {
     for (heads, kv, d) in [(4, 2, 24), (2, 2, 64), (5, 1, 7), (3, 1, 96), (1, 1, 128)] {
         let steps = [vec![9, 17, 70], vec![1, 0, 1], vec![1, 1, 1], vec![1, 2, 0], vec![0, 1, 5]];
         check_cache(&mut gpu, Shape { heads, kv, d }, 4, 90, &[12, 21, 77], &steps);
+        // One slot's positions end where the next one's begin.
+        check_cache(&mut gpu, Shape { heads, kv, d }, 2, 16, &[5, 9], &[vec![0, 5], vec![5, 4]]);
         // With slots for all rows every step goes row by row.
         let steps = [vec![5, 3], vec![1, 1], vec![1, 0]];
         check_cache(&mut gpu, Shape { heads, kv, d }, 9, 40, &[7, 4], &steps);

@@ -147,8 +147,11 @@ impl Sample {
             on.launch(launch.arg(inv_temperature))?;
         }
         let filtered = by_k || top_p < 1.0;
-        let (name, threads) = if filtered { ("filtered", 512) } else { ("all", 32) };
-        let launch = Launch::new(&ptx::SAMPLE, format_args!("sample_{name}")).grid(rows, 1, 1).block(threads);
+        let launch = match filtered {
+            true => Launch::new(&ptx::SAMPLE_FILTERED, format_args!("sample_filtered")).block(512),
+            false => Launch::new(&ptx::SAMPLE, format_args!("sample_all")).block(32),
+        };
+        let launch = launch.grid(rows, 1, 1);
         let launch = launch.arg(logits).arg(part).arg(sums).arg(lse).arg(top);
         let launch = launch.arg(args.stream.device()).arg(args.position.device());
         let launch = if filtered { launch.arg(on.workspace(8 * rows * vocab)?) } else { launch };

@@ -128,7 +128,7 @@ fn rows_without_a_distribution_give_the_first_of_the_largest_and_nan() {
 
 #[test]
 fn many_draws_from_one_row_follow_it_and_the_twin() {
-    let (n, vocab) = (600, 37);
+    let (n, vocab) = (64, 37);
     let logits = row(0, vocab, 5).repeat(n);
     for shape in shapes(n, vocab) {
         let (got, want) = (draw(&mut Gpu::new(), shape, &logits, 0), twin(shape, &logits));
@@ -136,36 +136,43 @@ fn many_draws_from_one_row_follow_it_and_the_twin() {
     }
 }
 
-#[test]
-fn a_sampled_token_scores_with_the_same_bits() {
-    let (rows, hidden, vocab, temperature) = (6usize, 12usize, 1500usize, 0.7f32);
+/// Draws a token from each row alone, as generation does, and scores all rows together, as training does: PPO's first
+/// ratios are exactly 1.
+fn scores_with_the_same_bits(rows: usize, bf16: bool) {
+    let (hidden, vocab, temperature) = (24usize, 300usize, 0.7f32);
     let (x, head) = (row(0, rows * hidden, 1), row(0, vocab * hidden, 2));
     let mut gpu = Gpu::new();
     let (gx, ghead) = (gpu.upload(&x), gpu.upload(&head));
-    let padded = matmul::packed_len(vocab, hidden);
-    let packed = || In::Device(ghead.arg().device(), padded);
-    // Generation: one row at a time.
+    let mut halves = gpu.alloc::<u32>(matmul::bf16_packed_len(vocab, hidden));
+    let pack = matmul::PackBf16 { n: vocab, k: hidden };
+    gpu.run(&pack, matmul::PackBf16Args { w: ghead.arg(), packed: halves.arg_mut() });
+    let whole = In::Device(ghead.arg().device(), matmul::packed_len(vocab, hidden));
     let (mut tokens, mut sampled) = (Vec::new(), Vec::new());
     for i in 0..rows {
         let mut logits = gpu.alloc::<f32>(vocab);
-        let product = matmul::Linear { m: 1, n: vocab, k: hidden };
         let x = In::Device(gx.arg().skip(i * hidden).device(), hidden);
-        let args =
-            matmul::LinearArgs { x, packed: packed(), bias: None, residual: None, y: logits.arg_mut() };
-        gpu.run(&product, args);
+        let (m, n, k, bias, residual) = (1, vocab, hidden, None, None);
+        if bf16 {
+            let args =
+                matmul::Bf16LinearArgs { x, packed: halves.arg(), bias, residual, y: logits.arg_mut() };
+            gpu.run(&matmul::Bf16Linear { m, n, k }, args);
+        } else {
+            let args = matmul::LinearArgs { x, packed: whole, bias, residual, y: logits.arg_mut() };
+            gpu.run(&matmul::Linear { m, n, k }, args);
+        }
         let shape = Sample { rows: 1, vocab, temperature, top_k: 0, top_p: 1.0, seed: i as u64 };
         let drawn = draw(&mut gpu, shape, &logits.to_vec(), 0);
         tokens.push(drawn.token[0]);
         sampled.push(drawn.logprob[0]);
     }
-    // Scoring: all rows together, and with what only training asks for.
+    // With and without what only training asks for.
     for entropy in [false, true] {
         let targets = gpu.upload(&tokens);
-        let (mut scored, mut lse, mut h) =
-            (gpu.alloc::<f32>(rows), gpu.alloc::<f32>(rows), gpu.alloc::<f32>(rows));
+        let (mut scored, mut lse) = (gpu.alloc::<f32>(rows), gpu.alloc::<f32>(rows));
+        let mut h = gpu.alloc::<f32>(rows);
         let args = loss::LmLogProbArgs {
             x: gx.arg(),
-            head_packed: packed().into(),
+            head_packed: if bf16 { halves.arg().into() } else { whole.into() },
             targets: targets.arg(),
             logprob: scored.arg_mut(),
             lse: lse.arg_mut(),
@@ -173,13 +180,53 @@ fn a_sampled_token_scores_with_the_same_bits() {
             logits: None,
         };
         gpu.run(&loss::LmLogProb { rows, hidden, vocab, inv_temperature: 1.0 / temperature }, args);
-        assert_eq!(sampled, scored.to_vec());
+        assert_eq!(sampled, scored.to_vec(), "{rows} rows");
+    }
+}
+
+#[test]
+fn a_sampled_token_scores_with_the_same_bits() {
+    for bf16 in [false, true] {
+        scores_with_the_same_bits(6, bf16);
+        scores_with_the_same_bits(20, bf16);
+    }
+}
+
+/// The greedy draw reads the logits once, one from the whole distribution once more for the masses of its chunks; a filter once
+/// more to collect its candidates.
+#[test]
+fn logits_are_read_once_a_pass() {
+    let (rows, vocab) = (2, 8192);
+    let logits: Vec<f32> = (0..rows).flat_map(|i| row(2, vocab, i as u32)).collect();
+    let plain = Sample { rows, vocab, temperature: 0.8, top_k: 0, top_p: 1.0, seed: 77 };
+    let greedy = Sample { temperature: 0.0, ..plain };
+    let (k, p) = (Sample { top_k: 40, ..plain }, Sample { top_p: 0.9, ..plain });
+    for (what, shape, passes) in [("greedy", greedy, 1), ("all", plain, 2), ("top-k", k, 2), ("top-p", p, 3)]
+    {
+        let mut gpu = Gpu::new();
+        let (input, zeros) = (gpu.upload(&logits), gpu.upload(&vec![0u32; rows]));
+        let (mut token, mut logprob) = (gpu.alloc(rows), gpu.alloc(rows));
+        let args = SampleArgs {
+            logits: input.arg(),
+            stream: zeros.arg(),
+            position: zeros.arg(),
+            token: token.arg_mut(),
+            logprob: logprob.arg_mut(),
+        };
+        let c = gpu.run(&shape, args);
+        let (moved, least) = (32 * (c.global_loads.sectors + c.global_stores.sectors), shape.cost());
+        let over = moved as f64 / (least.bytes_read + least.bytes_written) as f64;
+        println!(
+            "sample {what:<8} {rows} x {vocab}: {moved} bytes, {over:.3} of the least, {} launches",
+            gpu.launches.len()
+        );
+        assert!(over < 1.25 * f64::from(passes), "{what}: {over}");
     }
 }
 
 #[test]
 fn assembles_without_spills() {
-    ptxas::check(&[&ptx::SAMPLE]);
+    ptxas::check(&[&ptx::SAMPLE, &ptx::SAMPLE_FILTERED]);
 }
 
 #[test]

@@ -103,13 +103,12 @@ fn decode<T: Float>(m: usize, n: usize) -> Launch {
 /// The largest tile that fills a GPU, or the smallest.
 fn tiled<T: Float>(m: usize, n: usize) -> Launch {
     let blocks = |rows: usize, columns: usize| m.div_ceil(rows) * n.div_ceil(columns);
-    let tiles = [(128, 128, 49_152), (64, 128, 49_152), (64, 64, 32_768)];
-    let (rows, columns, shared) =
-        tiles.into_iter().find(|t| blocks(t.0, t.1) >= ENOUGH_BLOCKS).unwrap_or(tiles[2]);
+    let tiles = [(128, 128), (64, 128), (64, 64)];
+    let (rows, columns) = tiles.into_iter().find(|t| blocks(t.0, t.1) >= ENOUGH_BLOCKS).unwrap_or(tiles[2]);
     Launch::new(&ptx::LINEAR, format_args!("int8_linear_{}_{rows}_{columns}", T::NAME))
         .grid(blocks(rows, columns), 1, 1)
         .block(128)
-        .shared(shared)
+        .shared(49_152)
 }
 
 /// dx (+)= dy W.

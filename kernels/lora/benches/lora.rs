@@ -1,7 +1,9 @@
 //! Adapter forward and backward, by rank, at a training and at a generation shape.
 #![allow(missing_docs)] // of the function that `criterion_group!` makes
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 use kernel_abi::Kernel;
 use lora::*;
 use std::time::Duration;
@@ -44,7 +46,48 @@ fn bench(c: &mut Criterion) {
             })
         });
     }
+    grouped_and_merged(&mut group);
     group.finish();
+}
+
+/// Four adapters in one batch; an adapter into an int8 weight.
+fn grouped_and_merged(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let (m, n, rank, adapters) = (64, 1024, 8, 4);
+    let values = |n: usize| (0..n).map(|i| ((i * 37) % 200) as f32 / 100.0 - 1.0).collect::<Vec<f32>>();
+    let (x, a, b) = (values(m * n), values(adapters * rank * n), values(adapters * n * rank));
+    let (scales, index) = (values(adapters), (0..m as u32).map(|i| i / 16).collect::<Vec<u32>>());
+    let (mut u, mut y) = (values(m * rank), values(m * n));
+    let kernel = GroupedLoraForward { m, n_in: n, n_out: n, rank, adapters, ldy: n, col_offset: 0 };
+    group.throughput(Throughput::Elements(kernel.cost().flops));
+    group.bench_function(format!("grouped {m}x{n}x{n}, rank {rank}, {adapters} adapters"), |bench| {
+        bench.iter(|| {
+            kernel.cpu(GroupedLoraForwardArgs {
+                x: (&x).into(),
+                a: (&a).into(),
+                b: (&b).into(),
+                scales: (&scales).into(),
+                index: index[..].into(),
+                u: (&mut u).into(),
+                y: (&mut y).into(),
+            });
+        })
+    });
+    let (mut q, mut scb) = (vec![1i8; n * n], vec![1.0f32; n]);
+    let (mut max, mut mean) = (vec![0.0f32; n], vec![0.0f32; n]);
+    let kernel = LoraMergeInt8 { n_in: n, n_out: n, rank, scale: 1e-3 };
+    group.throughput(Throughput::Elements(kernel.cost().flops));
+    group.bench_function(format!("merge into int8 {n}x{n}, rank {rank}"), |bench| {
+        bench.iter(|| {
+            kernel.cpu(LoraMergeInt8Args {
+                a: a[..rank * n].into(),
+                b: b[..rank * n].into(),
+                q: q[..].as_mut().into(),
+                scb: (&mut scb).into(),
+                max_error: (&mut max).into(),
+                mean_error: (&mut mean).into(),
+            });
+        })
+    });
 }
 
 criterion_group! {

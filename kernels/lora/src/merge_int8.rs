@@ -85,12 +85,17 @@ impl Kernel for LoraMergeInt8 {
     fn cpu(&self, args: LoraMergeInt8Args<'_>) {
         let LoraMergeInt8 { n_in, rank, .. } = *self;
         let (a, b) = (args.a.host(), args.b.host());
-        let (q, scb) = (args.q.host(), args.scb.host());
-        let errors = args.max_error.host().iter_mut().zip(args.mean_error.host());
-        for (j, (s, (max, mean))) in scb.iter_mut().zip(errors).enumerate() {
-            let row = &mut q[j * n_in..][..n_in];
-            [*max, *mean] = merge_row(self, a, &b[j * rank..][..rank], row, s);
+        let outputs = [args.scb.host(), args.max_error.host(), args.mean_error.host()];
+        if n_in == 0 {
+            outputs.into_iter().for_each(|o| o.fill(0.0));
+            return;
         }
+        let outputs = outputs.map(cpu::Shared::new);
+        cpu::par_rows(args.q.host(), n_in, 1, 2 * (rank + 4) * n_in, |j, row| {
+            // SAFETY: every row of q is another task's, and so are its elements of the outputs.
+            let [scb, max, mean] = outputs.map(|o| unsafe { &mut o.slice(j, 1)[0] });
+            [*max, *mean] = merge_row(self, a, &b[j * rank..][..rank], row, scb);
+        });
     }
 
     fn ptx(&self, args: LoraMergeInt8Args<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {

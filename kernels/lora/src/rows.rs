@@ -113,12 +113,19 @@ impl Rows {
         let splits = if p.y == null { 1 } else { BLOCKS.div_ceil(blocks).clamp(1, tiles) };
         let per_split = tiles.div_ceil(splits);
         let chunks = if p.y == null { rank.div_ceil(r) } else { 1 };
-        let stages = if rows == 16 { 4 } else { 3 };
-        let (u, w2) = (bytes * rows * r, bytes * cols * r);
-        let shared = match p.x == null {
-            true => 2 * (u + w2),
-            false => (stages * 128 * (rows + r)).max(u + 2 * w2),
+        let stages = match (rows, r, bytes) {
+            (16, ..) => 4,
+            (64, 64, 4) => 2,
+            _ => 3,
         };
+        let w2 = bytes * cols * r;
+        // f32 rows that are read along the inner dimension are padded by 16 bytes.
+        let (u, stage) = match (bytes, self.columns_first) {
+            (4, true) => (rows * (4 * r + 16), 144 * (rows + r)),
+            (4, false) => (rows * (4 * r + 16), 144 * rows + 128 * r),
+            _ => (2 * rows * r, 128 * (rows + r)),
+        };
+        let shared = if p.x == null { 2 * (u + w2) } else { (stages * stage).max(u + 2 * w2) };
         let (ld1, ld2) = if self.columns_first { (k, rank) } else { (rank, n) };
         // y's lanes move 8 columns of 16 bits at a time or none.
         let y_columns = bytes == 4 || n.is_multiple_of(8);

@@ -64,8 +64,8 @@ fn bars(counted: &[Counters]) {
 
 #[test]
 fn f32_moves_whole_sectors_without_conflicts() {
-    for rank in [8, 16, 32, 64] {
-        let shape = [128, 256, rank];
+    for rank in [16, 64] {
+        let shape = [256, 512, rank];
         let (forward, backward) = kernels(shape);
         bars(&count::<f32, _, _>(shape, forward, backward));
     }
@@ -73,13 +73,12 @@ fn f32_moves_whole_sectors_without_conflicts() {
 
 #[test]
 fn sixteen_bits_move_whole_sectors_without_conflicts() {
-    for shape in [[128, 256, 16], [128, 256, 32], [128, 256, 64], [8192, 64, 64]] {
+    for shape in [[256, 512, 16], [256, 512, 64], [8192, 64, 64]] {
         let (forward, backward) = kernels(shape);
         let counted = count::<bf16, _, _>(shape, forward.of::<bf16>(), backward.of::<bf16>());
         bars(&counted);
         for c in &counted {
             assert_eq!(c.shared_stores.conflicts, 0);
-            println!("{:?}", c.instructions);
         }
     }
 }

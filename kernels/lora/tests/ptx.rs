@@ -1,7 +1,7 @@
 //! The f32 PTX on the VM: the CPU twin's bits where the order of summation is the twin's, f64 where it is not; strict and
 //! adversarial.
 
-use kernel_abi::Kernel;
+use kernel_abi::{Kernel, f16};
 use kernel_test::{Gpu, compare::*, every_way};
 use lora::*;
 use proptest::prelude::*;
@@ -219,4 +219,47 @@ fn under_an_adversary() {
             backward_is_right(gpu, c, true);
         }
     });
+}
+
+#[test]
+fn infinities_and_nan_go_where_the_twin_lets_them() {
+    // The variant's ranks and steps are padded with zeros; zero times infinity must not come back.
+    for (rank, n_in, n_out) in [(3, 37, 20), (20, 64, 70), (70, 40, 36)] {
+        let m = 6;
+        let mut x = values(m * n_in, 1);
+        (x[0], x[n_in + 5], x[3 * n_in - 1]) = (f32::INFINITY, f32::NAN, f32::NEG_INFINITY);
+        let (a, b) = (vec![0.5; rank * n_in], vec![0.25; n_out * rank]);
+        let (mut u, mut y) = (vec![0.0; m * rank], values(m * n_out, 2));
+        let kernel = LoraForward { m, n_in, n_out, rank, scale: 0.5, ldy: n_out, col_offset: 0 };
+        let mut gpu = Gpu::new();
+        let (gx, ga, gb) = (gpu.upload(&x), gpu.upload(&a), gpu.upload(&b));
+        let (mut gu, mut gy) = (gpu.upload(&u), gpu.upload(&y));
+        let args =
+            LoraForwardArgs { x: gx.arg(), a: ga.arg(), b: gb.arg(), u: gu.arg_mut(), y: gy.arg_mut() };
+        gpu.run(&kernel, args);
+        kernel.cpu(LoraForwardArgs {
+            x: (&x).into(),
+            a: (&a).into(),
+            b: (&b).into(),
+            u: (&mut u).into(),
+            y: (&mut y).into(),
+        });
+        let same = |got: &f32, want: &f32| got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+        assert!(gu.to_vec().iter().zip(&u).all(|(g, w)| same(g, w)), "u, rank {rank}");
+        assert!(gy.to_vec().iter().zip(&y).all(|(g, w)| same(g, w)), "y, rank {rank}");
+        assert!(y[..n_out].iter().all(|v| *v == f32::INFINITY) && y[n_out].is_nan());
+
+        // The same with tensor cores: rows of infinity, of NaN, of minus infinity, and finite ones.
+        let half = |v: &[f32]| v.iter().map(|v| f16::from_f32(*v)).collect::<Vec<_>>();
+        let (gx, ga, gb) = (gpu.upload(&half(&x)), gpu.upload(&half(&a)), gpu.upload(&half(&b)));
+        let mut gy = gpu.upload(&half(&values(m * n_out, 2)));
+        let mut gu = gpu.alloc::<f16>(m * rank);
+        let args =
+            LoraForwardArgs { x: gx.arg(), a: ga.arg(), b: gb.arg(), u: gu.arg_mut(), y: gy.arg_mut() };
+        gpu.run(&kernel.of::<f16>(), args);
+        for (g, w) in gy.to_vec().iter().zip(&y) {
+            let g = g.to_f32();
+            assert!(g.is_nan() == w.is_nan() && g.is_infinite() == w.is_infinite(), "{g} {w}, rank {rank}");
+        }
+    }
 }

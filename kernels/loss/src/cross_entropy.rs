@@ -20,7 +20,8 @@ pub struct SoftmaxCrossEntropy {
 pub struct SoftmaxCrossEntropyArgs<'a> {
     /// `[rows, classes]`.
     pub logits: In<'a>,
-    /// `[rows]`, each below `classes`.
+    /// `[rows]`, each below `classes`; on the GPU, where nobody checks, another one gives a loss of NaN and a gradient
+    /// without the target's term.
     pub targets: In<'a, u32>,
     /// `[rows]`.
     pub loss: Out<'a>,

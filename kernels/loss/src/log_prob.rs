@@ -35,7 +35,7 @@ pub struct LmLogProbArgs<'a> {
     pub x: In<'a>,
     /// The packed `[vocab, hidden]` head.
     pub head_packed: Packed<'a>,
-    /// `[rows]`, each below `vocab`.
+    /// `[rows]`, each below `vocab`; on the GPU, where nobody checks, another one gives NaN.
     pub targets: In<'a, u32>,
     /// `[rows]`, natural logarithms.
     pub logprob: Out<'a>,

@@ -37,7 +37,7 @@ pub struct LmLogProbBackwardArgs<'a> {
     pub head: Option<In<'a>>,
     /// The packed head.
     pub head_packed: Packed<'a>,
-    /// `[rows]`.
+    /// `[rows]`; on the GPU one beyond the vocabulary gives a gradient without the target's term.
     pub targets: In<'a, u32>,
     /// `[rows]`, from the forward pass.
     pub lse: In<'a>,

@@ -25,7 +25,7 @@ pub struct LmLogProbHalfArgs<'a, T> {
     pub x: In<'a, T>,
     /// `[vocab, hidden]`.
     pub head: In<'a, T>,
-    /// `[rows]`, each below `vocab`.
+    /// `[rows]`, each below `vocab`; on the GPU, where nobody checks, another one gives NaN.
     pub targets: In<'a, u32>,
     /// `[rows]`, natural logarithms.
     pub logprob: Out<'a>,

@@ -243,6 +243,16 @@ fn assembles_without_spills() {
 }
 
 #[test]
+fn no_columns_are_a_uniform_distribution() {
+    for case in [Case::new(20, 0, 50), Case::new(3, 0, 50), Case::new(20, 0, 50).in_bf16()] {
+        let (f, want) = (case.forward(&mut Gpu::new(), 0, true, true), case.forward_cpu(true, true));
+        assert_eq!((&f.logits, f.logprob[0]), (&want.logits, -50f32.ln()));
+        assert_close("entropy", &f.entropy, &vec![50f64.ln(); case.rows], 1e-6);
+        assert_eq!(case.backward(&mut Gpu::new(), &f, 0), (vec![], vec![]));
+    }
+}
+
+#[test]
 fn no_rows_are_no_launches() {
     let case = Case::new(0, 4, 9);
     let mut gpu = Gpu::new();

@@ -238,8 +238,8 @@ impl Tokens {
 
 #[test]
 fn ppo_gradients_have_the_twin_s_bits_and_stats_its_values() {
-    // None, one, less than a block, several blocks, more tokens than threads.
-    for n in [0usize, 1, 200, 1500, 3000] {
+    // None, one, less than a block, several blocks, more blocks than a warp has lanes.
+    for n in [0usize, 1, 200, 1500, 3000, 40_000] {
         let t = Tokens::new(n);
         let ([d, stats], [want_d, want]) = (t.policy(&mut Gpu::new()), t.policy_cpu());
         assert!(same(&d, &want_d), "policy, {n} tokens");

@@ -25,14 +25,18 @@ fn rounded<T: Float>(n: usize, seed: u32) -> Vec<T> {
 }
 
 fn act(kind: Activation, x: f64) -> f64 {
-    // erf by its series: |x| is small enough here, or the result rounds to 0 or x anyway
+    // erf by its series
     let erf = |x: f64| {
-        let (mut term, mut sum) = (x, x);
-        (1..400).for_each(|n| {
-            term *= -x * x / f64::from(n);
-            sum += term / f64::from(2 * n + 1);
-        });
-        if x.abs() > 5.0 { x.signum() } else { sum * std::f64::consts::FRAC_2_SQRT_PI }
+        if x.abs() > 5.0 {
+            return x.signum();
+        }
+        let (mut term, mut sum, mut n) = (x, x, 0.0);
+        while f64::abs(term) > 1e-18 {
+            n += 1.0;
+            term *= -x * x / n;
+            sum += term / (2.0 * n + 1.0);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
     };
     match kind {
         Activation::None => x,
@@ -120,7 +124,7 @@ fn form(form: usize, m: usize, n: usize, k: usize) -> Gemm {
 const ACTS: [Activation; 3] = [Activation::None, Activation::Gelu, Activation::GeluTanh];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn any_shape(
         m in 0usize..70, n in 0usize..70, k in 0usize..70, f in 0usize..3, pad in 0usize..4, bias: bool, residual: bool,
@@ -152,7 +156,7 @@ fn every_tile_by_its_shape() {
     let mut gpu = Gpu::new();
     for (f, forms) in ["nn", "nt", "tn"].into_iter().enumerate() {
         for (batch, m, n, k, tile) in [
-            (20, 136, 136, 72, "128x128"),
+            (20, 136, 136, 40, "128x128"),
             (14, 136, 136, 40, "128x64"),
             (2, 72, 88, 104, "64x64"),
             (1, 16, 64, 264, if f == 2 { "64x64" } else { "16x32" }),

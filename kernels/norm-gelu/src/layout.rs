@@ -29,15 +29,12 @@ pub fn access<T: Float>(cols: usize, addresses: &[DevicePtr]) -> &'static str {
     if whole && addresses.iter().all(|a| a.0.is_multiple_of(16)) { "" } else { "_any" }
 }
 
-/// Blocks that fill a GPU: two to six for each of its multiprocessors.
-const BLOCKS: usize = 512;
-/// Rows that a team walks over before there are more blocks than that.
-const MOST_ROWS: usize = 32;
-
-/// Blocks for so many rounds of rows: enough to fill any GPU, then enough rounds each that what a block reads once
-/// (weight and bias) is a thirtieth.
-pub fn blocks(rounds: usize) -> usize {
-    rounds.min(rounds.div_ceil(MOST_ROWS).max(BLOCKS))
+/// Blocks of `threads` that walk over `rounds` of rows: as many as are resident together on some hundred multiprocessors, of
+/// whose threads `resident` find registers, so that none waits for another to end; and at most `most`, which keep memory busy:
+/// what a block reads and writes once besides its rows grows with their number.
+pub fn blocks(rounds: usize, threads: usize, resident: usize, most: usize) -> usize {
+    const MULTIPROCESSORS: usize = 96;
+    rounds.min(most).min(MULTIPROCESSORS * (resident / threads).max(1))
 }
 
 /// Threads that fill a GPU when each has two rows under way.
@@ -75,6 +72,12 @@ mod tests {
             assert_eq!(team(cols, NARROW), threads, "{cols} columns");
         }
         assert_eq!([8, 32, 96, 1024].map(teams), [32, 8, 2, 1]);
+    }
+
+    #[test]
+    fn blocks_are_resident_together() {
+        assert_eq!([256, 512, 1024].map(|t| blocks(9999, t, 1024, 256)), [256, 192, 96]);
+        assert_eq!((blocks(7, 256, 1024, 256), blocks(9999, 512, 500, 160)), (7, 96));
     }
 
     #[test]

@@ -7,17 +7,8 @@ use kernel_abi::{DevicePtr, Float, Launch, LaunchError, Launcher, optional_out};
 const BLOCK: usize = 512;
 /// Elements of a thread in its variant for wider rows.
 const DOUBLE: usize = 16;
-/// Blocks that keep a GPU's memory busy, each with two rows under way.
-const BLOCKS: usize = 128;
-/// Rounds of rows that a block of so many teams walks over before there are more blocks than that: then what a block reads
-/// and writes once (the weight for each team, a row of f32 partial sums, written and read again) is
-/// (1 + 16 / (teams bytes)) / (3 rounds) = 1 / 24 of x, dy and dx with elements of so many bytes.
-fn rounds(teams: usize, bytes: usize) -> usize {
-    8 + 128 / (teams * bytes)
-}
-
-/// Blocks beyond which they only bring more partial sums.
-const MOST_BLOCKS: usize = 512;
+/// Blocks that keep memory busy, each with 16 KiB of x and dy on its way while it works on another row.
+const BLOCKS: usize = 160;
 
 /// What the launches of one call share.
 struct Call<'a, T> {
@@ -83,10 +74,9 @@ impl<T: Float> Call<'_, T> {
         let teams = layout::teams(team);
         let all = rows.div_ceil(teams);
         let sums = self.wants_sums();
-        let blocks = match sums {
-            true => all.min((all / rounds(teams, size_of::<T>())).clamp(BLOCKS, MOST_BLOCKS)),
-            false => layout::blocks(all),
-        };
+        let threads = team * teams;
+        let resident = if each == DOUBLE { 500 } else { 600 }; // at 128 and 104 registers
+        let blocks = layout::blocks(all, threads, resident, BLOCKS);
         let partial = self.partial(blocks, on)?;
         let way = if sums { "sums_" } else { "" };
         let launch = Launch::new(
@@ -94,7 +84,7 @@ impl<T: Float> Call<'_, T> {
             format_args!("norm_backward_{variant}{way}{}{}", T::NAME, self.suffix),
         );
         let shared = if sums { 8 * cols } else { 0 };
-        let launch = self.inputs(launch.grid(blocks, 1, 1).block(team * teams).shared(shared));
+        let launch = self.inputs(launch.grid(blocks, 1, 1).block(threads).shared(shared));
         let launch = launch.arg(self.args.dx.device()).arg(partial).dim(rows).dim(cols).dim(team);
         on.launch(launch.arg(self.center()).arg(u32::from(accumulate)))?;
         self.fold(partial, blocks, on)

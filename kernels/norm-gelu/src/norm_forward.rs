@@ -133,12 +133,18 @@ pub(crate) fn launch<T: Float>(
     };
     let teams = if narrow { layout::teams(team) } else { 1 };
     let all = shape.rows.div_ceil(teams);
-    let grid = if narrow { layout::blocks(all) } else { all };
+    let threads = team * teams;
+    let grid = if narrow { layout::blocks(all, threads, RESIDENT, BLOCKS) } else { all };
     let launch = Launch::new(template.module, format_args!("{}{variant}_{}{suffix}", template.name, T::NAME));
-    let launch = pointers.fold(launch.grid(grid, 1, 1).block(team * teams), Launch::arg);
+    let launch = pointers.fold(launch.grid(grid, 1, 1).block(threads), Launch::arg);
     let center = u32::from(shape.kind == Norm::Layer);
     launch.dim(shape.rows).dim(cols).dim(team).arg(center).arg(shape.eps)
 }
+
+/// Threads of a multiprocessor with 64 registers each.
+const RESIDENT: usize = 1024;
+/// Blocks that keep memory busy, each with a row of 8 KiB or more on its way while it works on another.
+const BLOCKS: usize = 256;
 
 /// Threads of a row that is read twice.
 const LONG: usize = 512;

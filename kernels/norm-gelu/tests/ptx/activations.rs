@@ -193,6 +193,13 @@ proptest! {
 }
 
 #[test]
+fn every_row_reaches_the_bias_s_gradient() {
+    // more rows of partial sums than the second stage takes in a round
+    check_bias::<f32>(&mut Gpu::new(), 1000, 16, Act::Gelu);
+    check_bias::<f16>(&mut Gpu::new(), 700, 72, Act::SwiGlu);
+}
+
+#[test]
 fn under_an_adversary() {
     every_way(|gpu| {
         for kind in KINDS {

@@ -186,6 +186,13 @@ fn every_width_has_a_variant() {
 }
 
 #[test]
+fn every_row_reaches_the_sums() {
+    // more rows of partial sums than the second stage takes in a round
+    check_backward(&mut Gpu::new(), case(41_000, 8), ALL);
+    check_backward(&mut Gpu::new(), case(150, 9000), ALL);
+}
+
+#[test]
 fn rows_do_not_know_their_batch() {
     let mut gpu = Gpu::new();
     for cols in [40, 768, 1001, 2048, 8200] {
