@@ -12,15 +12,20 @@ use std::process::Command;
 /// int8 linear layer. Every time is the median, least and most of `--runs` runs after one that is not counted.
 /// `peak_rss_mb` is the process's: give `--part` to know a part's.
 ///
-/// `kernels` runs the kernels' criterion benches; `cargo bench -p matmul` runs one family's.
+/// `kernels` runs the kernels' criterion benches; `cargo bench -p matmul` runs one family's CPU twins, `cargo bench -p
+/// ferrotune --bench gpu` all on a GPU where there is one.
+///
+/// `counters` runs the GPU kernels on the PTX VM and prints what they do: bytes against the least, sector efficiency, bank
+/// conflicts, instructions per matrix instruction. It fails when a kernel misses its bar.
 ///
 /// Times depend on what else the machine does: compare two programs by running them in turn, several times.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask bench pipeline --shape small --part ppo\n  \
-    cargo xtask bench pipeline --part generate --precision f32 --runs 20\n  cargo xtask bench kernels")]
+    cargo xtask bench pipeline --part generate --precision f32 --runs 20\n  cargo xtask bench kernels\n  \
+    cargo xtask bench counters")]
 pub struct Args {
     /// What to time.
-    #[arg(value_parser = ["pipeline", "kernels"])]
+    #[arg(value_parser = ["pipeline", "kernels", "counters"])]
     what: String,
     /// tiny: h128 L4 V512 (0.9 M weights); small: h512 L6 V50304 (70 M).
     #[arg(long, default_value = "tiny", value_parser = ["tiny", "small"])]
@@ -42,6 +47,9 @@ pub fn run(args: Args) -> i32 {
         let status = Command::new(env!("CARGO")).args(["bench", "--workspace", "--benches"]).status();
         return status.ok().and_then(|s| s.code()).unwrap_or(1);
     }
+    if args.what == "counters" {
+        return i32::from(!COUNTED.iter().all(|counted| count(counted)));
+    }
     match pipeline(&args) {
         Ok(v) => {
             println!("{v:#}");
@@ -49,6 +57,28 @@ pub fn run(args: Args) -> i32 {
         }
         Err(e) => fail(e),
     }
+}
+
+/// The tests that hold kernels to counted bars, and print the counts: package, test program, filter.
+const COUNTED: &[[&str; 3]] = &[
+    ["attention", "counters", ""],
+    ["elementwise", "ptx", "moves_no_byte_twice"],
+    ["embedding", "ptx", "moves_no_byte_twice"],
+    ["int8-matmul", "ptx_counted", ""],
+    ["lora", "counted", ""],
+    ["loss", "ptx_counts", ""],
+    ["matmul", "counted", ""],
+    ["norm-gelu", "ptx", "counted"],
+    ["optim", "ptx", "moves_no_byte_twice"],
+    ["optim", "adamw8", "moves_sixteen_bytes_a_weight"],
+];
+
+fn count([package, test, filter]: &[&str; 3]) -> bool {
+    println!("\n{package}");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["test", "--release", "--quiet", "--package", package, "--test", test, "--"]);
+    cargo.args(["--nocapture", "--test-threads=1"]).args(Some(filter).filter(|f| !f.is_empty()));
+    cargo.status().is_ok_and(|s| s.success())
 }
 
 fn pipeline(args: &Args) -> trainer::error::Result<serde_json::Value> {
