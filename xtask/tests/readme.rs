@@ -31,6 +31,11 @@ fn xtask(dir: &Path, args: &[String]) -> (bool, String) {
     (o.status.success(), all)
 }
 
+fn cargo(args: &[&str]) {
+    let o = Command::new(env!("CARGO")).args(args).current_dir(root()).output().unwrap();
+    assert!(o.status.success(), "{args:?}: {}", String::from_utf8_lossy(&o.stderr));
+}
+
 #[test]
 fn every_command_of_the_readme_runs() {
     let dir = tempfile::tempdir().unwrap();
@@ -42,6 +47,8 @@ fn every_command_of_the_readme_runs() {
         let args: Vec<String> = match words.as_slice() {
             // This very check, and what it ends with.
             ["cargo", "xtask", "test"] | ["cargo", "xtask", "train"] => continue,
+            // tests/vm.rs runs it; every family's counted tests are among its tests.
+            ["cargo", "xtask", "train", "--device", "vm", ..] | ["cargo", "xtask", "bench", "counters"] => continue,
             ["cargo", "xtask", "train", rest @ ..] => {
                 if offline && rest.contains(&"--preset") {
                     println!("skipped: no data: {line}");
@@ -54,12 +61,13 @@ fn every_command_of_the_readme_runs() {
             ["cargo", "xtask", "vm", "--", _] => ["vm", "--", "true"].map(String::from).to_vec(),
             ["cargo", "xtask", rest @ ..] => rest.iter().map(|s| (*s).to_string()).collect(),
             ["cargo", "run", "--release", "-p", "ferrotune", "--example", name] => {
-                let o = Command::new(env!("CARGO"))
-                    .args(["run", "--release", "-q", "-p", "ferrotune", "--example", name])
-                    .current_dir(root())
-                    .output()
-                    .unwrap();
-                assert!(o.status.success(), "{line}: {}", String::from_utf8_lossy(&o.stderr));
+                cargo(&["run", "--release", "-q", "-p", "ferrotune", "--example", name]);
+                ran += 1;
+                continue;
+            }
+            // Each benchmark once.
+            ["cargo", "bench", "-p", package] => {
+                cargo(&["bench", "-q", "-p", package, "--benches", "--", "--test"]);
                 ran += 1;
                 continue;
             }
