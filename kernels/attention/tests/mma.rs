@@ -290,3 +290,33 @@ fn gradients_under_an_adversary() {
         check_backward::<bf16>(gpu, s, &[70, 3], 0);
     });
 }
+
+/// Prompts of 20 and 530 tokens, then a token each: tiles, single rows and merged spans, against f64.
+#[test]
+fn the_cache_under_an_adversary() {
+    every_way(|gpu| {
+        let s = Shape { heads: 2, kv: 1, d: 8 };
+        let (starts, rows) = (starts_of(&[21, 531]), 552);
+        let qkv = halves::<f16>(rows * s.width(), 5);
+        let want = reference(s, &wide(&widen(&qkv)), &starts).out;
+        let len = cache_len(2, 540, 1, 8);
+        let (mut k, mut v) = (gpu.alloc::<f16>(len), gpu.alloc::<f16>(len));
+        let mut done = vec![0; 2];
+        for chunks in [[20, 530], [1, 1]] {
+            let c = Chunk::new(&chunks, &mut done, &starts, 2, s.width(), &qkv);
+            let (x, slot, position) = (gpu.upload(&c.x), gpu.upload(&c.slot), gpu.upload(&c.position));
+            let mut out = gpu.alloc::<f16>(c.from.len() * 16);
+            let args = AttentionExtendArgs {
+                qkv: x.arg(),
+                slot: slot.arg(),
+                position: position.arg(),
+                k_cache: k.arg_mut(),
+                v_cache: v.arg_mut(),
+                out: out.arg_mut(),
+            };
+            gpu.run(&s.extend(c.from.len(), 2, 540).of::<f16>(), args);
+            let rows: Vec<f64> = c.from.iter().flat_map(|r| &want[r * 16..(r + 1) * 16]).copied().collect();
+            assert_close("rows through the cache", &widen(&out.to_vec()), &rows, limit::<f16>());
+        }
+    });
+}

@@ -194,7 +194,10 @@ fn rotary_is_exact_at_any_position() {
         for i in 0..32 {
             let (sin, cos) = (f64::from(p) * 1e4f64.powf(-(i as f64) / 32.0)).sin_cos();
             let (c, s) = (f64::from(row[i]), f64::from(row[32 + i]));
-            assert!((c - cos).abs() < 1.3e-7 && (s - sin).abs() < 1.3e-7, "position {p} element {i}: {c} {s}");
+            assert!(
+                (c - cos).abs() < 1.3e-7 && (s - sin).abs() < 1.3e-7,
+                "position {p} element {i}: {c} {s}"
+            );
         }
     }
 }
@@ -256,6 +259,53 @@ fn the_cache_gives_the_bits_of_training() {
 fn the_cache_gives_the_bits_of_training_over_several_spans() {
     let steps = [vec![1026, 500], vec![1, 11], vec![1, 1], vec![0, 1]];
     check_cache(&mut Gpu::new(), Shape { heads: 2, kv: 1, d: 8 }, 2, 1040, &[1028, 513], &steps);
+}
+
+/// Prompts of 20 and 530 tokens, then a token each: tiles, single rows and merged spans, against f64.
+#[test]
+fn the_cache_under_an_adversary() {
+    every_way(|gpu| {
+        let s = Shape { heads: 2, kv: 1, d: 8 };
+        let lengths = [21, 531];
+        let (starts, rows) = (starts_of(&lengths), 552);
+        let qkv = values(rows * s.width(), 5);
+        let want = reference(s, &wide(&qkv), &starts).out;
+        let len = cache_len(2, 540, 1, 8);
+        let (mut k, mut v) = (gpu.alloc::<f32>(len), gpu.alloc::<f32>(len));
+        let mut done = vec![0; 2];
+        for chunks in [[20, 530], [1, 1]] {
+            let c = Chunk::new(&chunks, &mut done, &starts, 2, s.width(), &qkv);
+            let (x, slot, position) = (gpu.upload(&c.x), gpu.upload(&c.slot), gpu.upload(&c.position));
+            let mut out = gpu.alloc::<f32>(c.from.len() * 16);
+            let args = AttentionExtendArgs {
+                qkv: x.arg(),
+                slot: slot.arg(),
+                position: position.arg(),
+                k_cache: k.arg_mut(),
+                v_cache: v.arg_mut(),
+                out: out.arg_mut(),
+            };
+            gpu.run(&s.extend(c.from.len(), 2, 540), args);
+            let rows: Vec<f64> = c.from.iter().flat_map(|r| &want[r * 16..(r + 1) * 16]).copied().collect();
+            assert_close("rows through the cache", &out.to_vec(), &rows, 1e-5);
+        }
+    });
+}
+
+/// A key that is no number spoils the rows that see it, and no other.
+#[test]
+fn a_nan_reaches_the_rows_that_see_it() {
+    let (s, starts) = (Shape { heads: 1, kv: 1, d: 8 }, starts_of(&[40, 5]));
+    let mut qkv = values(45 * s.width(), 1);
+    let (clean, _) = gpu_forward(&mut Gpu::new(), s, &qkv, &starts, 0);
+    qkv[17 * s.width() + 8] = f32::NAN;
+    let (out, lse) = gpu_forward(&mut Gpu::new(), s, &qkv, &starts, 0);
+    for row in 0..45 {
+        let (got, want) = (&out[row * 8..][..8], &clean[row * 8..][..8]);
+        let spoilt = (17..40).contains(&row);
+        assert_eq!(lse[row].is_nan(), spoilt, "row {row}");
+        assert!(if spoilt { got.iter().all(|x| x.is_nan()) } else { got == want }, "row {row}: {got:?}");
+    }
 }
 
 #[test]

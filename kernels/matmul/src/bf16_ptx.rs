@@ -9,9 +9,9 @@ use kernel_abi::{
     ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len, optional,
 };
 
-const LARGE: Tile = Tile { name: "large", rows: 128, cols: 128, threads: 256 };
-const SMALL: Tile = Tile { name: "small", rows: 64, cols: 64, threads: 128 };
-const THIN: Tile = Tile { name: "thin", rows: 16, cols: 32, threads: 128 };
+const LARGE: Tile = Tile { name: "large", rows: 128, cols: 128, threads: 256, dynamic: 0 };
+const SMALL: Tile = Tile { name: "small", rows: 64, cols: 64, threads: 128, dynamic: 0 };
+const THIN: Tile = Tile { name: "thin", rows: 16, cols: 32, threads: 128, dynamic: 0 };
 /// As [`SMALL`], element by element.
 const ANY: Tile = Tile { name: "any", ..SMALL };
 /// Large tiles from which on a GPU of some 80 multiprocessors is busy with them.

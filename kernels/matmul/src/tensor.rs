@@ -12,6 +12,8 @@ pub(crate) struct Tile {
     pub rows: usize,
     pub cols: usize,
     pub threads: usize,
+    /// Bytes of shared memory to be given at launch.
+    pub dynamic: usize,
 }
 
 /// out = act(alpha op(A) op(B) + bias) + beta add, over a batch of `[m, n]` results. See `ptx/_epilogue.ptx`.
@@ -70,7 +72,8 @@ impl Product {
         let tiles = self.m.div_ceil(tile.rows) * self.n.div_ceil(tile.cols);
         let launch = Launch::new(module, entry)
             .grid(tiles, self.batch, self.k.div_ceil(part.max(1)).max(1))
-            .block(tile.threads);
+            .block(tile.threads)
+            .shared(tile.dynamic);
         on.launch(self.arguments(launch, part, work))
     }
 

@@ -2,7 +2,7 @@
 //! epilogue and split; counted bars.
 
 use kernel_abi::{Float, Kernel, bf16, f16, narrow, widen};
-use kernel_test::{Counters, Gpu, compare::*, every_way};
+use kernel_test::{Checks, Counters, Gpu, Options, compare::*, every_way};
 use matmul::*;
 use proptest::prelude::*;
 
@@ -167,6 +167,21 @@ fn every_tile_by_its_shape() {
             assert_eq!(all(&mut gpu, g, FULL), want);
         }
     }
+}
+
+/// An A100's shared memory and tile.
+#[test]
+fn the_wide_tile_where_tensor_cores_outrun_the_cache() {
+    let mut options = Options { checks: Checks::All, ..Options::default() };
+    options.device.sm = 80;
+    let mut gpu = Gpu::with(options);
+    let g = |f| Gemm { batch: 27, act: Activation::GeluTanh, beta: 1.0, ..form(f, 136, 264, 104) };
+    let ran = [
+        case::<f16, _>(&mut gpu, &g(0).of::<f16>(), &g(0), FULL).1,
+        case::<bf16, _>(&mut gpu, &g(1).of::<bf16>(), &g(1), FULL).1,
+        case::<f32, _>(&mut gpu, &g(2), &g(2), FULL).1,
+    ];
+    assert_eq!(ran, ["gemm_f16_nn_128x256", "gemm_bf16_nt_128x256", "gemm_tf32_tn_128x256"]);
 }
 
 #[test]

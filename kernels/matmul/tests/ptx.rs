@@ -155,6 +155,24 @@ fn linear_layers_have_the_twin_s_bits_and_rows_do_not_depend_on_the_batch() {
     }
 }
 
+#[test]
+fn infinities_and_nan_go_where_the_twin_s_go() {
+    let mut gpu = Gpu::new();
+    for m in [3, 20] {
+        let (n, k) = (37, 50);
+        let (mut x, mut w) = (values(m * k, 1), values(n * k, 2));
+        (x[k + 7], x[2 * k + 3], w[5 * k + 3]) = (f32::NAN, f32::INFINITY, 0.0);
+        w[6 * k] = f32::NEG_INFINITY;
+        let got = linear(&mut gpu, [m, n, k], &x, &w, None, None);
+        let want = linear_twin([m, n, k], &x, &w, None, None);
+        let same = |(g, w): (&f32, &f32)| g.to_bits() == w.to_bits() || g.is_nan() && w.is_nan();
+        assert!(got.iter().zip(&want).all(same), "{m} rows");
+        assert!(
+            want[n..2 * n].iter().all(|v| v.is_nan()) && want[2 * n + 5].is_nan() && want[6].is_infinite()
+        );
+    }
+}
+
 /// A loss works on some outputs of a head at a time.
 #[test]
 fn a_part_of_a_packed_weight_s_outputs() {

@@ -122,8 +122,8 @@ impl FusedNormForward {
         let adds = self.x_bias || self.residual || self.sum;
         let template = match (adds, self.second) {
             (false, false) => PLAIN,
-            (true, false) => fused("norm_add"),
-            (_, true) => fused("norm_add_twice"),
+            (true, false) => fused("norm_add", 768),
+            (_, true) => fused("norm_add_twice", 600),
         };
         let extra = added
             .into_iter()
@@ -154,8 +154,8 @@ impl FusedNormForward {
 }
 
 /// Entries of `norm_fused.ptx`.
-const fn fused(name: &'static str) -> Template {
-    Template { module: &ptx::NORM_FUSED, name, narrow: 512, wide: 512 }
+const fn fused(name: &'static str, resident: usize) -> Template {
+    Template { module: &ptx::NORM_FUSED, name, narrow: 512, wide: 512, resident }
 }
 
 /// x + x_bias + residual.

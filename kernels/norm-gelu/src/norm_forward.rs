@@ -109,11 +109,18 @@ pub(crate) struct Template {
     pub narrow: usize,
     /// The same of the variant with more of the row and without weights.
     pub wide: usize,
+    /// Threads that find registers on a multiprocessor.
+    pub resident: usize,
 }
 
 /// The norm alone.
-pub(crate) const PLAIN: Template =
-    Template { module: &ptx::NORM_FORWARD, name: "norm_forward", narrow: layout::BLOCK, wide: 704 };
+pub(crate) const PLAIN: Template = Template {
+    module: &ptx::NORM_FORWARD,
+    name: "norm_forward",
+    narrow: layout::BLOCK,
+    wide: 704,
+    resident: 1024,
+};
 
 /// The launch of one of the entries: `rows` must be aligned for the fast variant, `pointers` come first among the
 /// parameters.
@@ -134,17 +141,15 @@ pub(crate) fn launch<T: Float>(
     let teams = if narrow { layout::teams(team) } else { 1 };
     let all = shape.rows.div_ceil(teams);
     let threads = team * teams;
-    let grid = if narrow { layout::blocks(all, threads, RESIDENT, BLOCKS) } else { all };
+    let grid = if narrow { layout::blocks(all, threads, template.resident, BLOCKS) } else { all };
     let launch = Launch::new(template.module, format_args!("{}{variant}_{}{suffix}", template.name, T::NAME));
     let launch = pointers.fold(launch.grid(grid, 1, 1).block(threads), Launch::arg);
     let center = u32::from(shape.kind == Norm::Layer);
     launch.dim(shape.rows).dim(cols).dim(team).arg(center).arg(shape.eps)
 }
 
-/// Threads of a multiprocessor with 64 registers each.
-const RESIDENT: usize = 1024;
-/// Blocks that keep memory busy, each with a row of 8 KiB or more on its way while it works on another.
-const BLOCKS: usize = 256;
+/// Blocks that keep memory busy, each with 8 KiB of x on its way while it works on another row.
+const BLOCKS: usize = 192;
 
 /// Threads of a row that is read twice.
 const LONG: usize = 512;
