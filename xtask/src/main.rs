@@ -4,6 +4,8 @@ mod data_sets;
 mod device;
 mod eval;
 mod main_job;
+mod merge;
+mod parity;
 mod plan;
 mod ptx;
 mod test;
@@ -38,6 +40,10 @@ enum Command {
     Data(data_sets::Args),
     /// Perplexity of a model on plain text, f32 against int8.
     Eval(eval::Args),
+    /// Merge a PEFT adapter into its base model, or convert a model.
+    Merge(merge::Args),
+    /// Compare with transformers, peft and bitsandbytes in both directions.
+    Parity(parity::Args),
     /// Plan the memory of a fine-tuning job on a GPU.
     Plan(plan::Args),
     /// Time this engine: the pipeline's workloads, or the kernels' criterion benches.
@@ -59,6 +65,8 @@ fn main() {
         Command::Train(args) => train::run(args),
         Command::Data(args) => data_sets::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Merge(args) => merge::run(args),
+        Command::Parity(args) => parity::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Vm(args) => vm::run(args),

@@ -143,6 +143,14 @@ impl Params {
         self.push(name, rows, cols, ParamKind::Linear, value)
     }
 
+    /// Adds a linear weight `[rows, cols]` that is int8 already: `w = q * scb / 127`, row by row.
+    pub fn add_quantized(&mut self, name: &str, rows: usize, cols: usize, q: &[i8], scb: &[f32]) -> ParamId {
+        assert_eq!((q.len(), scb.len()), (rows * cols, rows), "{name}: length");
+        let _label = labelled(name);
+        let value = self.packed_int8(&self.device.upload(q), self.device.upload(scb), rows, cols);
+        self.push(name, rows, cols, ParamKind::Linear, value)
+    }
+
     fn push(&mut self, name: &str, rows: usize, cols: usize, kind: ParamKind, value: Value) -> ParamId {
         let id = ParamId(self.list.len());
         let old = self.by_name.insert(name.to_string(), id);
@@ -156,6 +164,10 @@ impl Params {
         let mut scb = self.device.alloc::<f32>(n);
         let args = QuantizeWeightArgs { w: dense.arg(), q: q.arg_mut(), scb: scb.arg_mut() };
         self.device.run(&QuantizeWeight { n, k }, args);
+        self.packed_int8(&q, scb, n, k)
+    }
+
+    fn packed_int8(&self, q: &Buffer<i8>, scb: Buffer, n: usize, k: usize) -> Value {
         let mut packed = self.device.alloc::<i8>(int8_matmul::packed_len(n, k));
         self.device.run(&PackInt8 { n, k }, PackInt8Args { q: q.arg(), packed: packed.arg_mut() });
         Value::Int8 { packed, scb }

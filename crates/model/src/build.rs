@@ -3,7 +3,7 @@
 use crate::{init::Rng, lora::Lora};
 use autograd::{AttentionShape, Linear, ParamId, ParamKind, Params};
 use device::Device;
-use formats::{Act, ModelConfig, Norm};
+use formats::{Act, ModelConfig, Norm, Weight};
 
 /// How the linear layers inside the blocks are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,21 +68,28 @@ pub struct Model {
 /// Where weights come from: canonical `(name, rows, cols)` to row-major f32 elements.
 pub type Source<'a, E> = &'a mut dyn FnMut(&str, usize, usize) -> Result<Vec<f32>, E>;
 
+/// As [`Source`], but blocks' linear layers may come in int8.
+pub type Weights<'a, E> = &'a mut dyn FnMut(&str, usize, usize) -> Result<Weight, E>;
+
 /// A canonical tensor wanted from a source: name, rows, columns.
 struct Wanted<'a, E> {
     params: Params,
     precision: Precision,
-    source: Source<'a, E>,
+    source: Weights<'a, E>,
 }
 
 impl<E> Wanted<'_, E> {
+    fn dense(&mut self, name: &str, rows: usize, cols: usize) -> Result<Vec<f32>, E> {
+        Ok((self.source)(name, rows, cols)?.into_dense())
+    }
+
     fn plain(&mut self, name: &str, rows: usize, cols: usize) -> Result<ParamId, E> {
-        let data = (self.source)(name, rows, cols)?;
+        let data = self.dense(name, rows, cols)?;
         Ok(self.params.add(name, rows, cols, ParamKind::Plain, &data))
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<ParamId, E> {
-        let data = (self.source)(name, rows, cols)?;
+        let data = self.dense(name, rows, cols)?;
         Ok(self.params.add(name, rows, cols, ParamKind::Linear, &data))
     }
 
@@ -99,10 +106,10 @@ impl<E> Wanted<'_, E> {
         let weight_name = format!("{name}.weight");
         let weight = match self.precision {
             Precision::F32 => self.matrix(&weight_name, rows, cols)?,
-            Precision::Int8 { .. } => {
-                let data = (self.source)(&weight_name, rows, cols)?;
-                self.params.add_int8(&weight_name, rows, cols, &data)
-            }
+            Precision::Int8 { .. } => match (self.source)(&weight_name, rows, cols)? {
+                Weight::Dense(data) => self.params.add_int8(&weight_name, rows, cols, &data),
+                Weight::Int8 { q, scb } => self.params.add_quantized(&weight_name, rows, cols, &q, &scb),
+            },
         };
         let bias = if bias { Some(self.plain(&format!("{name}.bias"), 1, rows)?) } else { None };
         Ok(Linear { weight, bias, lora: Vec::new(), threshold: self.precision.threshold() })
@@ -117,6 +124,18 @@ impl Model {
         config: ModelConfig,
         precision: Precision,
         source: Source<'_, E>,
+    ) -> Result<Model, E> {
+        Model::from_weights(device, config, precision, &mut |name, rows, cols| {
+            source(name, rows, cols).map(Weight::Dense)
+        })
+    }
+
+    /// As [`Model::from_source`]; what comes in int8 stays int8 in that precision, bit for bit.
+    pub fn from_weights<E>(
+        device: &Device,
+        config: ModelConfig,
+        precision: Precision,
+        source: Weights<'_, E>,
     ) -> Result<Model, E> {
         let c = &config;
         let mut w = Wanted { params: Params::new(device), precision, source };

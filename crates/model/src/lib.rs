@@ -16,7 +16,7 @@ mod init;
 mod lora;
 
 pub use batch::Batch;
-pub use build::{Model, Precision, Source, is_base};
+pub use build::{Model, Precision, Source, Weights, is_base};
 pub use forward::Pass;
 pub use generate::{Completion, Sampling};
 pub use heads::Head;

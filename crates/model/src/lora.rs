@@ -3,6 +3,7 @@
 use crate::{build::Model, init::Rng};
 use autograd::{LoraSegment, ParamId, ParamKind};
 use device::Device;
+use formats::Module;
 use serde::{Deserialize, Serialize};
 
 /// Which outputs an adapter sits on.
@@ -111,6 +112,67 @@ impl Model {
             }
         }
         self.lora = Some(Lora { config: config.clone(), segments });
+    }
+
+    /// Attaches adapters that come with their own ranks, scales and places, as files hold them.
+    ///
+    /// # Panics
+    /// When adapters are attached already, or do not fit the model (what `formats::peft` reads does).
+    pub fn attach_adapters(&mut self, adapters: &[formats::peft::Adapter]) {
+        assert!(self.lora.is_none(), "adapters are attached already");
+        let first = adapters.first();
+        let config = LoraConfig {
+            rank: first.map_or(0, |f| f.rank),
+            alpha: first.map_or(0.0, |f| f.scale * f.rank as f32),
+            dropout: 0.0,
+            targets: Vec::new(),
+            first_layer: adapters.iter().map(|f| f.layer).min().unwrap_or(0),
+        };
+        let mut lora = Lora { config, segments: Vec::new() };
+        for f in adapters {
+            let (q, kv) =
+                (self.config.heads * self.config.head_dim, self.config.kv_heads * self.config.head_dim);
+            let block = &mut self.layers[f.layer];
+            let (linear, whole) = match f.module {
+                Module::Qkv => (&mut block.qkv, Target::QueryKeyValue),
+                Module::AttnOut => (&mut block.attn_out, Target::AttnOut),
+                Module::MlpUp => (&mut block.mlp_up, Target::MlpUp),
+                Module::MlpDown => (&mut block.mlp_down, Target::MlpDown),
+            };
+            let target = match (f.module, f.offset, f.outputs()) {
+                (Module::Qkv, 0, n) if n == q => Target::Query,
+                (Module::Qkv, at, n) if (at, n) == (q, kv) => Target::Key,
+                (Module::Qkv, at, n) if (at, n) == (q + kv, kv) => Target::Value,
+                _ => whole,
+            };
+            let n_in = self.params.get(linear.weight).cols;
+            let name = format!("layers.{}.{}.lora.rows{}", f.layer, f.module.name(), f.offset);
+            let a = self.params.add(&format!("{name}.a"), f.rank, n_in, ParamKind::Plain, &f.a);
+            let b = self.params.add(&format!("{name}.b"), f.outputs(), f.rank, ParamKind::Plain, &f.b);
+            linear.lora.push(LoraSegment { a, b, col_offset: f.offset, scale: f.scale, dropout: None });
+            lora.segments.push(Adapter { layer: f.layer, target, a, b });
+        }
+        self.lora = Some(lora);
+    }
+
+    /// The attached adapters with their factors, as files hold them.
+    pub fn adapters(&self) -> Vec<formats::peft::Adapter> {
+        let mut out = Vec::new();
+        for (layer, block) in self.layers.iter().enumerate() {
+            let linears = [&block.qkv, &block.attn_out, &block.mlp_up, &block.mlp_down];
+            for (module, linear) in Module::ALL.into_iter().zip(linears) {
+                out.extend(linear.lora.iter().map(|s| formats::peft::Adapter {
+                    layer,
+                    module,
+                    offset: s.col_offset,
+                    rank: self.params.get(s.a).rows,
+                    scale: s.scale,
+                    a: self.params.data(s.a).to_vec(),
+                    b: self.params.data(s.b).to_vec(),
+                }));
+            }
+        }
+        out
     }
 
     /// The attached adapters.

@@ -2,8 +2,8 @@
 
 use crate::{error::Result, run::Run, text::Text};
 use device::Device;
-use formats::{Folder, Gguf, ModelConfig, Tokenizer};
-use model::{Model, Precision, Source};
+use formats::{Contents, Folder, Gguf, ModelConfig, Score, Storage, Tokenizer, Weight};
+use model::{Head, Model, Precision, Weights};
 use std::path::Path;
 
 /// Loads a model folder or .gguf file, tensor by tensor.
@@ -15,12 +15,30 @@ pub fn load(device: &Device, dir: &Path, precision: Precision) -> Result<(Model,
         let file = Gguf::open(dir)?;
         let tokenizer = file.tokenizer()?;
         return from_file(device, file.config.clone(), tokenizer, precision, &mut |n, r, c| {
-            file.tensor(n, r, c)
+            file.tensor(n, r, c).map(Weight::Dense)
         });
     }
-    let folder = Folder::open(dir)?;
+    from_folder(device, &Folder::open(dir)?, precision)
+}
+
+fn from_folder(device: &Device, folder: &Folder, precision: Precision) -> Result<(Model, Text)> {
     let tokenizer = folder.tokenizer()?;
-    from_file(device, folder.config.clone(), tokenizer, precision, &mut |n, r, c| folder.tensor(n, r, c))
+    from_file(device, folder.config.clone(), tokenizer, precision, &mut |n, r, c| folder.weight(n, r, c))
+}
+
+/// Loads a reward model or classifier: a `*ForSequenceClassification` folder, trunk and `score` head.
+///
+/// # Errors
+/// Names the file and tensor; also when the folder holds another kind of model.
+pub fn load_reward(device: &Device, dir: &Path, precision: Precision) -> Result<(Model, Head, Text)> {
+    let folder = Folder::open(dir)?;
+    let score = folder.score()?;
+    let (mut model, text) = from_folder(device, &folder, precision)?;
+    let head = model.add_head("score", score.len() / model.config.hidden, 0.0, 0);
+    let id = model.params.find("heads.score.weight").expect("just added");
+    model.params.data_mut(id).write(&score);
+    model.params.pack();
+    Ok((model, head, text))
 }
 
 fn from_file(
@@ -28,10 +46,10 @@ fn from_file(
     config: ModelConfig,
     tokenizer: Tokenizer,
     precision: Precision,
-    source: Source<'_, formats::Error>,
+    source: Weights<'_, formats::Error>,
 ) -> Result<(Model, Text)> {
     let context = config.max_positions;
-    let model = Model::from_source(device, config, precision, source)?;
+    let model = Model::from_weights(device, config, precision, source)?;
     Ok((model, Text::new(tokenizer, context)))
 }
 
@@ -61,4 +79,17 @@ pub fn policy_precision(run: &Run) -> Precision {
 pub fn save(dir: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
     let mut get = |name: &str| model.merged(name).unwrap_or_default();
     Ok(formats::save_folder(dir, &model.config, tokenizer, &mut get)?)
+}
+
+/// Writes a reward model, adapters merged in, as a `*ForSequenceClassification` folder. Its head has no bias there.
+///
+/// # Errors
+/// With the file's name.
+pub fn save_reward(dir: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
+    let id = model.params.find("heads.score.weight").expect("a reward model has a score head");
+    let (head, weight) = (model.params.get(id), model.params.data(id).to_vec());
+    let score = Some(Score { labels: head.rows, weight: &weight });
+    let contents = Contents { config: &model.config, tokenizer, storage: Storage::F32, score };
+    let mut get = |name: &str, _, _| Ok(model.merged(name).unwrap_or_default());
+    Ok(formats::write_folder(dir, contents, &mut get)?)
 }

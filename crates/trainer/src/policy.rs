@@ -5,7 +5,7 @@ use crate::{
     corpus::Corpus,
     error::{Error, Result},
     evaluate::{self, Evaluation},
-    interrupt, models,
+    interrupt, merge, models,
     ppo::{Iteration, Ppo, PpoState},
     progress::Progress,
     reward::RewardModel,
@@ -203,31 +203,32 @@ fn stop_on_alarm(
     Err(Error::Alarm { step, alarm, best: at })
 }
 
-/// Writes adapters and value head.
+/// Writes adapters and value head, and the adapters once more as PEFT reads them.
 fn save_adapter(run: &Run, s: &Stage) -> Result<()> {
-    let dir = run.dir.path("adapter");
+    let (dir, base) = (run.dir.path("adapter"), run.dir.path("sft"));
     std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
     let path = dir.join("trained.safetensors");
-    checkpoint::save(&path, "adapter", run.config.rollout.iterations, &s.ppo.model.params, None, &Value::Null)
+    let (steps, model) = (run.config.rollout.iterations, &s.ppo.model);
+    checkpoint::save(&path, "adapter", steps, &model.params, None, &Value::Null)?;
+    let base = base.canonicalize().unwrap_or(base);
+    Ok(formats::peft::save(&dir, &model.config, &base.to_string_lossy(), &model.adapters())?)
 }
 
-/// Merges the adapter into the full-precision base and writes `DIR/merged`.
+/// Merges `DIR/adapter` into the full-precision base and writes `DIR/merged`.
 ///
 /// # Errors
 /// Names the file and tensor.
 pub fn merge(run: &mut Run, corpus: &Corpus) -> Result<Value> {
-    let c = run.config.clone();
-    let (mut model, text) = models::load(&run.device, &run.dir.path("sft"), model::Precision::F32)?;
-    model.attach_lora(&c.lora, c.run.seed);
-    model.add_head("value", 1, 0.0, 0);
-    model.train_adapters();
-    let path = run.dir.path("adapter").join("trained.safetensors");
-    let adapter = Checkpoint::load(&path)?.ok_or_else(|| Error::RunDir {
-        dir: path.clone(),
-        problem: "is missing; run the ppo stage first".into(),
-    })?;
-    adapter.restore(&mut model.params, None)?;
-    models::save(&run.dir.path("merged"), &model, &text.tokenizer)?;
+    let (base, adapter, out) = (run.dir.path("sft"), run.dir.path("adapter"), run.dir.path("merged"));
+    if !adapter.join(formats::peft::CONFIG).exists() {
+        return Err(Error::RunDir {
+            dir: adapter,
+            problem: "holds no adapter; run the ppo stage first".into(),
+        });
+    }
+    merge::write(&base, Some(&adapter), &out, formats::Storage::F32)?;
+    let (mut model, text) = models::load(&run.device, &base, model::Precision::F32)?;
+    model.attach_adapters(&formats::peft::load(&adapter, &model.config)?);
     let held = text.held_out(&corpus.plain_held_out)?;
     let (merged, _) = models::load(&run.device, &run.dir.path("merged"), model::Precision::F32)?;
     let pass = model::Pass::default();

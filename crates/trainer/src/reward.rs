@@ -17,7 +17,7 @@ use data::{Baseline, BaselineOptions, Dataset, Label, Labelled, Ranked};
 use loss::{BradleyTerry, BradleyTerryArgs};
 use model::{Batch, Completion, Head, LoraConfig, Model, Pass, Precision};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::Path, rc::Rc};
+use std::rc::Rc;
 
 /// A trunk with a head that scores whole texts.
 pub struct RewardModel {
@@ -50,6 +50,9 @@ impl Question {
     }
 }
 
+/// Stays zero: the `score` head of a sequence-classification model has no bias.
+const HEAD_BIAS: &str = "heads.score.bias";
+
 /// Outputs of the head by kind.
 fn outputs(kind: &str) -> usize {
     if kind == "classifier" { 2 } else { 1 }
@@ -62,18 +65,12 @@ impl RewardModel {
     /// Names the file and tensor.
     pub fn load(run: &Run) -> Result<Self> {
         let dir = run.dir.path("reward");
-        let (mut model, text) = models::load(&run.device, &dir, precision(run))?;
-        let head = model.add_head("score", outputs(&run.config.reward.kind), 0.0, 0);
-        let path = dir.join("head.safetensors");
-        for t in formats::load_tensors(&path)?.tensors {
-            let id = model.params.find(&t.name).filter(|id| model.params.get(*id).len() == t.data.len());
-            let Some(id) = id else {
-                let problem = format!("tensor `{}` does not belong to this reward model", t.name);
-                return Err(Error::RunDir { dir: path, problem });
-            };
-            model.params.data_mut(id).write(&t.data);
+        let (model, head, text) = models::load_reward(&run.device, &dir, precision(run))?;
+        let (kind, want) = (&run.config.reward.kind, outputs(&run.config.reward.kind));
+        if head.outputs != want {
+            let problem = format!("has {} outputs, reward.kind = \"{kind}\" needs {want}", head.outputs);
+            return Err(Error::RunDir { dir, problem });
         }
-        model.params.pack();
         Ok(RewardModel { model, head, question: Question::new(run, &text)? })
     }
 
@@ -262,18 +259,17 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     if c.reward.method == "lora" {
         let adapters = LoraConfig { first_layer: c.reward.first_layer, ..every_layer(&c.lora) };
         model.attach_lora(&adapters, c.run.seed ^ 2);
-        model.train_adapters();
+        model.params.set_trainable(|name| !model::is_base(name) && name != HEAD_BIAS);
     } else {
         // The output layer has no part in scoring.
-        model.params.set_trainable(|name| name != "head");
+        model.params.set_trainable(|name| name != "head" && name != HEAD_BIAS);
     }
     let speed = match c.reward.kind.as_str() {
         "classifier" => classifier::train(run, &mut model, &head, &text, &question, labelled)?,
         _ => train_ranking(run, &mut model, &head, &text, &question, corpus)?,
     };
     let dir = run.dir.path("reward");
-    models::save(&dir, &model, &text.tokenizer)?;
-    save_head(&dir, &model)?;
+    models::save_reward(&dir, &model, &text.tokenizer)?;
     drop(model);
     let reward = RewardModel::load(run)?;
     let mut result = json!({ "tokens_per_second": speed, "kind": c.reward.kind });
@@ -317,18 +313,6 @@ fn median(v: &[f32]) -> f32 {
     let mut v = v.to_vec();
     v.sort_by(f32::total_cmp);
     v.get(v.len() / 2).copied().unwrap_or(0.0)
-}
-
-fn save_head(dir: &Path, model: &Model) -> Result<()> {
-    let heads: Vec<(String, Vec<usize>, Vec<f32>)> = model
-        .params
-        .iter()
-        .filter(|(_, p)| p.name.starts_with("heads."))
-        .map(|(_, p)| (p.name.clone(), vec![p.rows, p.cols], p.to_f32()))
-        .collect();
-    let views: Vec<(&str, &[usize], &[f32])> =
-        heads.iter().map(|(n, s, d)| (n.as_str(), s.as_slice(), d.as_slice())).collect();
-    Ok(formats::save_tensors(&dir.join("head.safetensors"), &views, &BTreeMap::new())?)
 }
 
 fn train_ranking(

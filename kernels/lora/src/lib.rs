@@ -1,7 +1,7 @@
-//! Low-rank adapters (arXiv 2106.09685), forward and backward.
+//! Low-rank adapters (arXiv 2106.09685): forward, backward, several adapters in a batch, merging.
 //!
 //! y += s (x A^T) B^T on a column range of y. Only the rank-wide intermediate u = x A^T is kept; the backward
-//! pass forms du = s dy B once and gets dA, dB and dx from it by three thin products.
+//! pass forms du = s dy B once and gets dA, dB and dx from it by three thin products. `docs/kernels/lora.md` describes the PTX.
 mod backward;
 mod forward;
 mod grouped;

@@ -8,13 +8,15 @@ fn row(what: &str, c: &Counters, cost: Cost, launches: usize) {
     let bytes = c.global_loads.bytes + c.global_stores.bytes;
     let count = |class| c.instructions.get(&class).map_or(0, |e| e.warps) as f64;
     println!(
-        "{what:<44} launches {launches}, bytes / minimum {:5.2}, sectors {:5.3}, bank conflicts {}, f32 {:4.1} %, mma in loops {:4.1} %",
+        "{what:<44} launches {launches}, bytes / minimum {:5.2}, sectors {:5.3}, bank conflicts {}, f32 {:4.1} %, mma in loops {:4.1} %, \
+         warp instructions a KiB asked for {:.0}",
         bytes as f64 / (cost.bytes_read + cost.bytes_written) as f64,
         (c.global_loads.ideal_sectors + c.global_stores.ideal_sectors) as f64
             / (c.global_loads.sectors + c.global_stores.sectors) as f64,
         c.shared_loads.conflicts + c.shared_stores.conflicts,
         100.0 * count(Class::F32) / c.total_instructions() as f64,
         100.0 * c.mma_share(),
+        c.total_instructions() as f64 / (bytes as f64 / 1024.0),
     );
 }
 

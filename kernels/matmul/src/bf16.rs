@@ -159,19 +159,17 @@ impl Packed<'_> {
 
     /// Outputs `first..first + n` of a weight with `k` inputs; `first` is a multiple of the panel width.
     pub fn outputs(&self, first: usize, n: usize, k: usize) -> Self {
-        let (words, half) = (crate::packed_len(n, k), bf16_packed_len(n, k));
+        // Panels in the CPU's form and rows in the GPU's take the same number of elements an output.
+        fn part<T>(p: In<'_, T>, from: usize, len: usize) -> In<'_, T> {
+            match p {
+                In::Host(p) => In::Host(&p[from..][..len]),
+                In::Device(..) => In::Device(p.skip(from).device(), len),
+                In::Meta(_) => In::Meta(len),
+            }
+        }
         match self {
-            // On the GPU rows lie one after the other, with the same distance between them.
-            Packed::F32(p @ (In::Device(..) | In::Meta(_))) => {
-                Packed::F32(In::Device(p.device().offset(4 * first * k), words))
-            }
-            Packed::Bf16(p @ (In::Device(..) | In::Meta(_))) => {
-                Packed::Bf16(In::Device(p.device().offset(4 * first * k.div_ceil(2)), half))
-            }
-            Packed::F32(p) => Packed::F32(p.host()[first * k..][..crate::packed_len(n, k)].into()),
-            Packed::Bf16(p) => {
-                Packed::Bf16(p.host()[first * k.div_ceil(2)..][..bf16_packed_len(n, k)].into())
-            }
+            Packed::F32(p) => Packed::F32(part(*p, first * k, crate::packed_len(n, k))),
+            Packed::Bf16(p) => Packed::Bf16(part(*p, first * k.div_ceil(2), bf16_packed_len(n, k))),
         }
     }
 

@@ -3,6 +3,8 @@
 //! Every output element is one chain over the inner dimension, ascending, of fused multiply-adds; then the
 //! bias, then the residual. So a row's result depends on nothing but that row and the weights: not on the
 //! number of rows, the tile it fell into, the threads, or the instruction set.
+//! The PTX keeps to that: f32 products have the twin's bits, bf16 ones a tensor-core chain in ascending k. Only [`Gemm`],
+//! the general tensor-core product for other engines, may split k, in an order of its own.
 mod bf16;
 mod bf16_ptx;
 mod blocks;

@@ -122,8 +122,8 @@ impl FusedNormForward {
         let adds = self.x_bias || self.residual || self.sum;
         let template = match (adds, self.second) {
             (false, false) => PLAIN,
-            (true, false) => fused("norm_add", 768),
-            (_, true) => fused("norm_add_twice", 600),
+            (true, false) => fused("norm_add", 740),
+            (_, true) => fused("norm_add_twice", 580),
         };
         let extra = added
             .into_iter()

@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn blocks_are_resident_together() {
         assert_eq!([256, 512, 1024].map(|t| blocks(9999, t, 1024, 256)), [256, 192, 96]);
-        assert_eq!((blocks(7, 256, 1024, 256), blocks(9999, 512, 500, 160)), (7, 96));
+        assert_eq!((blocks(7, 256, 1024, 256), blocks(9999, 512, 540, 160)), (7, 96));
     }
 
     #[test]

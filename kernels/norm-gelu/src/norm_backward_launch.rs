@@ -75,7 +75,7 @@ impl<T: Float> Call<'_, T> {
         let all = rows.div_ceil(teams);
         let sums = self.wants_sums();
         let threads = team * teams;
-        let resident = if each == DOUBLE { 500 } else { 600 }; // at 128 and 104 registers
+        let resident = if each == DOUBLE { 512 } else { 540 }; // at 128 and 120 registers
         let blocks = layout::blocks(all, threads, resident, BLOCKS);
         let partial = self.partial(blocks, on)?;
         let way = if sums { "sums_" } else { "" };

@@ -131,6 +131,8 @@ fn activations_move_no_byte_twice() {
         let shape = ActForward { rows, cols, kind };
         let args = ActForwardArgs { x: a.input::<f32>(wide), y: a.output(n) };
         assert_eq!(a.count(&format!("{kind:?} forward f32 {rows}x{cols}"), &shape, args), 1.0);
+        let args = ActForwardArgs { x: a.input::<f16>(wide), y: a.output(n) };
+        assert_eq!(a.count(&format!("{kind:?} forward f16 {rows}x{cols}"), &shape.of::<f16>(), args), 1.0);
         let shape = ActBackward { rows, cols, kind };
         let args = ActBackwardArgs { x: a.input::<f16>(wide), dy: a.input(n), dx: a.output(wide) };
         assert_eq!(a.count(&format!("{kind:?} backward f16 {rows}x{cols}"), &shape.of::<f16>(), args), 1.0);
