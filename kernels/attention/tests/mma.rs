@@ -165,12 +165,12 @@ fn the_cache_gives_the_bits_of_training() {
     for (heads, kv, d) in [(4, 2, 24), (2, 2, 64), (5, 1, 7), (17, 1, 80), (3, 1, 96), (1, 1, 128)] {
         let s = Shape { heads, kv, d };
         let steps = [vec![9, 17, 70], vec![1, 0, 1], vec![1, 1, 1], vec![1, 2, 0], vec![0, 1, 5]];
-        check_cache::<f16>(&mut gpu, s, (4, 90), &[12, 21, 77], &steps);
+        check_cache::<bf16>(&mut gpu, s, (4, 90), &[12, 21, 77], &steps);
         // One slot's positions end where the next one's begin.
         check_cache::<f16>(&mut gpu, s, (2, 16), &[5, 9], &[vec![0, 5], vec![5, 4]]);
-        // With slots for all rows every step goes row by row.
+        // With slots for all rows every step goes row by row. (f16: it shows a sum in another order more often.)
         let steps = [vec![5, 3], vec![1, 70], vec![1, 0]];
-        check_cache::<bf16>(&mut gpu, s, (80, 80), &[7, 73], &steps);
+        check_cache::<f16>(&mut gpu, s, (80, 80), &[7, 73], &steps);
     }
 }
 
