@@ -217,6 +217,17 @@ pub struct LaunchError {
     pub problem: String,
 }
 
+/// Why a kernel did not run in an engine that checks and submits in one call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// An argument does not fit the kernel's shape.
+    #[error(transparent)]
+    Argument(#[from] crate::ArgError),
+    /// The driver refused the launch.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+}
+
 /// Takes launches in order: a stream of a CUDA context, the PTX VM, or a list.
 pub trait Launcher {
     /// Compute capability, ten times the major number plus the minor one: 86.

@@ -14,7 +14,7 @@ pub use arg::{ArgError, In, Out, expect_len, optional, optional_out};
 pub use cost::Cost;
 pub use float::{Float, Half, bf16, f16, narrow, widen};
 pub use launch::{
-    DevicePtr, Entry, Launch, LaunchError, Launcher, Module, PARAM_BYTES, Param, Params, Recorder,
+    DevicePtr, Entry, Launch, LaunchError, Launcher, Module, PARAM_BYTES, Param, Params, Recorder, RunError,
 };
 
 /// A kernel: a shape, and what can be done with arguments of that shape.

@@ -18,33 +18,13 @@ use cudarc::driver::{
     result::{self, module},
     sys,
 };
-use kernel_abi::{ArgError, DevicePtr, Entry, In, Kernel, Launch, LaunchError, Launcher, Module, Out};
+use kernel_abi::{DevicePtr, Entry, In, Kernel, Launch, LaunchError, Launcher, Module, Out, RunError};
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     ptr,
     sync::Arc,
 };
-
-/// Why a kernel did not run.
-#[derive(Debug)]
-pub enum Error {
-    /// An argument does not fit the kernel's shape.
-    Argument(ArgError),
-    /// The driver refused the launch.
-    Launch(LaunchError),
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Argument(e) => e.fmt(f),
-            Error::Launch(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// A stream, and the modules and functions loaded so far into its context.
 pub struct OnStream {
@@ -88,9 +68,9 @@ impl OnStream {
     ///
     /// # Errors
     /// Names the argument that does not fit, or what the driver said.
-    pub fn run<K: Kernel>(&mut self, kernel: &K, args: K::Args<'_>) -> Result<(), Error> {
-        kernel.check(&args).map_err(Error::Argument)?;
-        let done = kernel.ptx(args, self).map_err(Error::Launch);
+    pub fn run<K: Kernel>(&mut self, kernel: &K, args: K::Args<'_>) -> Result<(), RunError> {
+        kernel.check(&args)?;
+        let done = kernel.ptx(args, self).map_err(RunError::from);
         for at in self.workspaces.drain(..) {
             // SAFETY: allocated by `workspace` on this stream; freed after the launches that use it.
             let _ = unsafe { result::free_async(at, self.stream.cu_stream()) };

@@ -6,28 +6,8 @@ use cust::{
     stream::Stream,
     sys,
 };
-use kernel_abi::{ArgError, DevicePtr, Entry, In, Kernel, Launch, LaunchError, Launcher, Out};
+use kernel_abi::{DevicePtr, Entry, In, Kernel, Launch, LaunchError, Launcher, Out, RunError};
 use std::{collections::HashMap, ffi::c_void, ptr};
-
-/// Why a kernel did not run.
-#[derive(Debug)]
-pub enum Error {
-    /// An argument does not fit the kernel's shape.
-    Argument(ArgError),
-    /// The driver refused the launch.
-    Launch(LaunchError),
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Argument(e) => e.fmt(f),
-            Error::Launch(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// A stream, and the functions loaded so far.
 pub struct OnStream<'s> {
@@ -58,14 +38,14 @@ impl<'s> OnStream<'s> {
     ///
     /// # Errors
     /// Names the argument that does not fit, or what the driver said.
-    pub fn run<K: Kernel>(&mut self, kernel: &K, args: K::Args<'_>) -> Result<(), Error> {
-        kernel.check(&args).map_err(Error::Argument)?;
-        let done = kernel.ptx(args, self).map_err(Error::Launch);
+    pub fn run<K: Kernel>(&mut self, kernel: &K, args: K::Args<'_>) -> Result<(), RunError> {
+        kernel.check(&args)?;
+        let done = kernel.ptx(args, self).map_err(RunError::from);
         if !self.workspaces.is_empty() {
             let waited = self.stream.synchronize();
             self.workspaces.clear();
             done?;
-            return waited.map_err(|e| Error::Launch(says(K::NAME, e)));
+            return waited.map_err(|e| says(K::NAME, e).into());
         }
         done
     }
