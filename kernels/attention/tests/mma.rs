@@ -111,6 +111,14 @@ fn forward_at_the_sizes_of_models() {
     }
 }
 
+/// Tiles find their sequence among many, empty ones too, across the bounds of 64 rows.
+#[test]
+fn many_short_sequences() {
+    let lengths: Vec<usize> = (0..60).map(|i| [0, 5, 1, 0, 0, 33, 2][i % 7]).collect();
+    check_forward::<f16>(&mut Gpu::new(), Shape { heads: 1, kv: 1, d: 8 }, &lengths, 0);
+    check_backward::<bf16>(&mut Gpu::new(), Shape { heads: 1, kv: 1, d: 8 }, &lengths, 0);
+}
+
 #[test]
 fn forward_over_several_spans() {
     check_forward::<f16>(&mut Gpu::new(), Shape { heads: 1, kv: 1, d: 16 }, &[1100], 0);

@@ -1,15 +1,17 @@
 //! KL(policy || reference) over the whole vocabulary, from the hidden states of both under one head.
 //!
-//! As in the log-probability kernel, logits exist for a block of rows only.
+//! As in the log-probability kernel, logits exist for a block of rows only; on the GPU, for more than a few rows, in
+//! registers only.
 
 use crate::{
-    check, head,
+    check,
+    head::{self, FEW_ROWS, Operands},
     log_prob::{at_least, rows_per_block},
     ptx,
     softmax::{CHUNK, log_sum_exp},
     tiles::TILE,
 };
-use kernel_abi::{ArgError, Cost, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
+use kernel_abi::{ArgError, Cost, DevicePtr, In, Kernel, Launch, LaunchError, Launcher, Out, expect_len};
 use matmul::Packed;
 use std::cell::RefCell;
 
@@ -87,23 +89,20 @@ impl Kernel for FullKl {
     }
 
     fn ptx(&self, args: FullKlArgs<'_>, on: &mut dyn Launcher) -> Result<(), LaunchError> {
-        let FullKl { rows, hidden, vocab, inv_temperature } = *self;
-        let block = head::rows_per_block(8 * vocab).min(rows);
-        let (p, q) = (on.workspace(4 * block * vocab)?, on.workspace(4 * block * vocab)?);
+        let FullKl { rows, hidden, vocab, .. } = *self;
         let tiles = vocab.div_ceil(TILE);
+        let block = head::rows_per_block(20 * tiles).min(rows);
         let (part, cross) = (on.workspace(16 * block * tiles)?, on.workspace(4 * block * tiles)?);
-        let wide = if vocab.is_multiple_of(4) { 4 } else { 1 };
+        let statistics = Statistics { part, cross };
+        let few = if rows <= FEW_ROWS { 4 * rows * vocab } else { 0 };
+        let logits = [on.workspace(few)?, on.workspace(few)?];
         for first in (0..rows).step_by(block.max(1)) {
             let n = block.min(rows - first);
-            for (x, logits) in [(args.x_policy, p), (args.x_ref, q)] {
-                let x = x.device().offset(4 * first * hidden);
-                head::product(args.head_packed, (n, vocab, hidden), x, logits, on)?;
+            let x = [args.x_policy, args.x_ref].map(|x| x.device().offset(4 * first * hidden));
+            match rows <= FEW_ROWS {
+                true => self.read(args.head_packed, x, logits, statistics, on)?,
+                false => self.multiply(args.head_packed, n, x, statistics, on)?,
             }
-            let launch = Launch::new(&ptx::FULL_KL, format_args!("full_kl_tiles_v{wide}"))
-                .grid(n, tiles.div_ceil(32).max(1), 1)
-                .block(256);
-            let launch = launch.arg(p).arg(q).arg(part).arg(cross).dim(n).dim(vocab).dim(tiles);
-            on.launch(launch.arg(inv_temperature))?;
             let launch = Launch::new(&ptx::FULL_KL, format_args!("full_kl_merge"))
                 .grid(n.div_ceil(4), 1, 1)
                 .block(256);
@@ -111,6 +110,58 @@ impl Kernel for FullKl {
             on.launch(launch.arg(part).arg(cross).arg(kl).dim(n).dim(tiles))?;
         }
         Ok(())
+    }
+}
+
+/// Workspace for the statistics of a block of rows.
+#[derive(Clone, Copy)]
+struct Statistics {
+    /// `[tiles, rows]` of the maxima and sums of both.
+    part: DevicePtr,
+    /// `[tiles, rows]`.
+    cross: DevicePtr,
+}
+
+impl FullKl {
+    /// Statistics of a few rows from logits in memory.
+    fn read(
+        &self,
+        head: Packed<'_>,
+        x: [DevicePtr; 2],
+        logits: [DevicePtr; 2],
+        to: Statistics,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let FullKl { rows, hidden, vocab, inv_temperature } = *self;
+        for (x, logits) in x.into_iter().zip(logits) {
+            head::product(head, (rows, vocab, hidden), x, logits, on)?;
+        }
+        let (tiles, wide) = (vocab.div_ceil(TILE), if vocab.is_multiple_of(4) { 4 } else { 1 });
+        let launch = Launch::new(&ptx::FULL_KL, format_args!("full_kl_tiles_v{wide}"))
+            .grid(rows, tiles.div_ceil(32).max(1), 1)
+            .block(256);
+        let launch = launch.arg(logits[0]).arg(logits[1]).arg(to.part).arg(to.cross);
+        on.launch(launch.dim(rows).dim(vocab).dim(tiles).arg(inv_temperature))
+    }
+
+    /// Statistics of `rows` rows without their logits in memory.
+    fn multiply(
+        &self,
+        head: Packed<'_>,
+        rows: usize,
+        x: [DevicePtr; 2],
+        to: Statistics,
+        on: &mut dyn Launcher,
+    ) -> Result<(), LaunchError> {
+        let FullKl { hidden, vocab, inv_temperature, .. } = *self;
+        let (p, q) =
+            (Operands::new(head, (rows, hidden), x[0], on)?, Operands::new(head, (rows, hidden), x[1], on)?);
+        let launch = Launch::new(&ptx::FULL_KL, format_args!("full_kl_{}", p.element))
+            .grid(rows.div_ceil(64) * vocab.div_ceil(TILE), 1, 1)
+            .block(256);
+        let launch = launch.arg(p.x).arg(q.x).arg(p.head).arg(to.part).arg(to.cross);
+        let launch = launch.dim(rows).dim(vocab).dim(p.words).arg(inv_temperature);
+        on.launch(launch.arg(p.wide() & q.wide()))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Losses fused with what comes before them: log-probabilities from hidden states, PPO's clipped losses,
 //! Bradley-Terry, softmax cross-entropy.
 //!
-//! [`log_sum_exp`] is the one place where a row of logits is normalised: scoring and sampling both go
-//! through it, so a sampled token's log-probability has the same bits when it is scored later.
+//! [`log_sum_exp`] is the one place where a row of logits is normalised on the CPU, [`RowTiles::merge`] on the GPU: scoring
+//! and sampling both go through it, so a sampled token's log-probability has the same bits when it is scored later.
 mod check;
 mod cross_entropy;
 mod dlogits;

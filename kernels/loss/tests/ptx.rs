@@ -179,14 +179,29 @@ fn bad_values_stay_visible() {
 
 #[test]
 fn the_kl_of_equal_models_is_zero_and_of_others_f64_s() {
-    let case = Case::new(9, 6, 517);
-    let mut gpu = Gpu::new();
-    assert_eq!(case.kl(&mut gpu, 0), vec![0.0; 9]);
-    for shift in [1, 3] {
-        let got = case.kl(&mut gpu, shift);
-        let want = case.kl_reference(shift);
-        assert_close("kl", &got, &want, 1e-5);
-        assert_close("kl to the twin's", &got, &wide(&case.kl_cpu(shift)), 1e-5);
+    for (rows, hidden, vocab) in [(9, 6, 517), (70, 6, 259), (130, 20, 128), (17, 7, 3)] {
+        let case = Case::new(rows, hidden, vocab);
+        let mut gpu = Gpu::new();
+        assert_eq!(case.kl(&mut gpu, 0), vec![0.0; rows]);
+        assert_eq!(case.rows(0, rows).in_bf16().kl(&mut gpu, 0), vec![0.0; rows]);
+        for shift in [1, 3] {
+            let got = case.kl(&mut gpu, shift);
+            assert_close("kl", &got, &case.kl_reference(shift), 1e-5);
+            assert_close("kl to the twin's", &got, &wide(&case.kl_cpu(shift)), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn the_kl_of_a_row_does_not_depend_on_its_batch() {
+    for case in [Case::new(80, 12, 300), Case::new(80, 16, 133).in_bf16()] {
+        let mut gpu = Gpu::new();
+        let all = case.kl(&mut gpu, case.hidden);
+        // Shifting by a whole row pairs each row with the next one.
+        for (first, rows) in [(0, 16), (60, 16), (30, 40)] {
+            let part = case.rows(first, rows).kl(&mut gpu, case.hidden);
+            assert_eq!(part[..rows - 1], all[first..first + rows - 1]);
+        }
     }
 }
 

@@ -153,3 +153,15 @@ fn the_head_is_read_once_and_logits_are_nowhere() {
         forward((16, 1024, 512), bf16, false);
     }
 }
+
+/// Both models' rows share one reading of the head.
+#[test]
+fn the_exact_kl_reads_the_head_once() {
+    title();
+    let case = Case::new(64, 256, 1024);
+    let mut gpu = Gpu::new();
+    let (_, c) = case.kl_counted(&mut gpu, 1);
+    let again = 2 * 4 * (64 * 256) * (1024 / 128 - 1);
+    let over = row("full_kl 64 x 256 x 1024 f32", &c, case.kl_shape().cost(), again, gpu.launches.len());
+    assert!(over <= 1.10 && conflicts(&c) == 0);
+}

@@ -281,18 +281,22 @@ impl Case {
         x
     }
 
-    fn kl_shape(&self) -> FullKl {
+    pub fn kl_shape(&self) -> FullKl {
         let Case { rows, hidden, vocab, .. } = *self;
         FullKl { rows, hidden, vocab, inv_temperature: INV_TEMPERATURE }
     }
 
     pub fn kl(&self, gpu: &mut Gpu, shift: usize) -> Vec<f32> {
+        self.kl_counted(gpu, shift).0
+    }
+
+    pub fn kl_counted(&self, gpu: &mut Gpu, shift: usize) -> (Vec<f32>, Counters) {
         let (p, q) = (gpu.upload(&self.x), gpu.upload(&self.shifted(shift)));
         let (head, mut kl) = (self.device_head(gpu), gpu.alloc(self.rows));
         let args =
             FullKlArgs { x_policy: p.arg(), x_ref: q.arg(), head_packed: head.arg(), kl: kl.arg_mut() };
-        gpu.run(&self.kl_shape(), args);
-        kl.to_vec()
+        let counted = gpu.run(&self.kl_shape(), args);
+        (kl.to_vec(), counted)
     }
 
     pub fn kl_cpu(&self, shift: usize) -> Vec<f32> {
