@@ -154,6 +154,11 @@ fn shared_race() {
     case(&late).trips(FaultKind::SharedRace, "shared");
     let fixed = NEIGHBOUR.replace("BAR", "bar.sync 0;") + "\nbar.sync 0;\nst.shared.u32 [%r3], %r6;";
     case(&fixed).passes();
+    // Warps that store the same may do so at once; one that reads it has to wait all the same.
+    let same = "mov.u32 %r4, 7;\nst.shared.u32 [%r2+512], %r4;";
+    case(same).passes();
+    case(&format!("{same}\nld.shared.u32 %r5, [%r2+512];")).trips(FaultKind::SharedRace, "shared");
+    case(&format!("{same}\nbar.sync 0;\nld.shared.u32 %r5, [%r2+512];")).passes();
     // Neighbouring bytes of different warps are no race.
     case("add.u32 %r4, %r2, %r1;\ncvt.u16.u32 %h1, %r1;\nst.shared.u8 [%r4], %h1;\nbar.sync 0;\nld.shared.u8 %h2, [%r4];").passes();
     // Lanes of one warp are ordered by the warp's own synchronisation.

@@ -143,7 +143,7 @@ impl Warp {
         match space {
             Where::Shared => {
                 tally.counters.shared_atomics += u64::from(mask.count_ones());
-                common.shared.check(addrs, mask, bytes, self.id, Touch::Strong, ctx.checks)?;
+                common.shared.check(addrs, mask, bytes, self.id, Touch::Strong, None, ctx.checks)?;
                 for l in self.order(mask) {
                     let (value, compare) = operands(regs, l);
                     let old = common.shared.load(addrs[l], bytes);

@@ -201,8 +201,12 @@ impl Warp {
             Kind::Param { offset, bytes, sign, keep, regs } => {
                 super::access::load_param(&mut run.regs, *offset, *bytes, *sign, *keep, regs, mask, ctx);
             }
-            Kind::Load(access) => self.load(&mut run.regs, access, mask, common, ctx, tally)?,
-            Kind::Store(access) => self.store(&mut run.regs, access, mask, common, ctx, tally)?,
+            Kind::Load(access) => {
+                self.load_or_store::<false>(&mut run.regs, access, mask, common, ctx, tally)?
+            }
+            Kind::Store(access) => {
+                self.load_or_store::<true>(&mut run.regs, access, mask, common, ctx, tally)?
+            }
             Kind::Atomic(atomic) => self.atomic(&mut run.regs, atomic, mask, common, ctx, tally)?,
             Kind::BranchIndex { index, targets, join } => {
                 return self.branch_index(run, *index, targets, *join, tally);
