@@ -6,6 +6,7 @@
 mod generate;
 #[path = "accept/ptxas.rs"]
 mod ptxas;
+mod tools;
 
 use generate::{Case, DECLARATIONS, Expected, cases};
 use ptx_vm::check::{compile, head};
@@ -154,8 +155,8 @@ fn sampled(text: &str, n: u32) -> bool {
 
 #[test]
 fn verdicts_are_those_of_ptxas() {
-    let Some(ptxas) = ptxas::find() else {
-        println!("skipped: no ptxas (set FERROTUNE_PTXAS or put it on the path)");
+    let Some(ptxas) = tools::ptxas() else {
+        println!("skipped: no ptxas (cargo xtask tools --only ptxas installs it)");
         return;
     };
     // `FERROTUNE_PTX_ALL=1` compares every neighbour of every row: minutes instead of seconds.
