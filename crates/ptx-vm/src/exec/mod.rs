@@ -23,6 +23,7 @@ pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 mod moves;
 pub(crate) mod paths;
+mod printf;
 pub(crate) mod regs;
 pub(crate) mod shared;
 pub(crate) mod special;
