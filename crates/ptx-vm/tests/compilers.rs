@@ -329,6 +329,29 @@ fn the_rest_of_cuda() {
     });
 }
 
+/// Registers that nothing wrote are in this code, and none of them decides anything.
+#[test]
+fn what_cuda_leaves_unset() {
+    let x = coarse(15, 20);
+    let want = |t: usize| {
+        let mut y = 2.0 * x[t % 8];
+        (1..t).for_each(|i| y += x[(i - 1) % 8] * 0.5);
+        if !t.is_multiple_of(3) {
+            let at = (1..t % 3).fold(0, |best, i| if x[i] > x[best] { i } else { best });
+            y += x[at] + at as f32;
+        }
+        if t < x.len() {
+            y += x[t] * 2.0 + 1.0;
+        }
+        if t % 2 == 1 { y + f32::from(f16::from_f32(y).to_bits()) } else { y }
+    };
+    on_cuda("unset", |b, _| {
+        let (from, to) = (b.gpu.upload(&x), b.gpu.room::<f32>(64));
+        b.run([1, 1, 1], [64, 1, 1], &[U64(from), U64(to), U32(x.len() as u32)]);
+        assert_eq!(b.gpu.download::<f32>(to, 64), (0..64).map(want).collect::<Vec<f32>>());
+    });
+}
+
 #[test]
 fn atomics_in_cuda() {
     let x: Vec<i32> = (0..150).map(|i| i * 37 % 101).collect();

@@ -26,6 +26,9 @@ impl Warp {
         f.regs.rows.resize(info.rows as usize, Row([junk; 32]));
         f.regs.preds.clear();
         f.regs.preds.resize(info.preds as usize, 0);
+        f.regs.undefined.clear();
+        f.regs.undefined.resize(info.undefined.len(), !0);
+        f.regs.undefined.resize(info.watched as usize, 0);
         for (slot, value) in &ctx.constants[f.function as usize] {
             let bits = match value {
                 Resolved::Bits(b) => *b,

@@ -28,4 +28,5 @@ pub(crate) mod regs;
 pub(crate) mod shared;
 pub(crate) mod special;
 pub(crate) mod tally;
+mod undefined;
 pub(crate) mod warp;

@@ -6,6 +6,7 @@ use super::paths::{CallFrame, Join, Path, State};
 use super::regs::Regs;
 use super::tally::Tally;
 use crate::decode::program::{Kind, NONE};
+use crate::launch::Checks;
 use crate::memory::Hit;
 use crate::strict::FaultKind;
 
@@ -262,7 +263,8 @@ impl Warp {
             Kind::Breakpoint => {
                 return Err(Trouble::new(FaultKind::Breakpoint, lane, "the kernel executed brkpt"));
             }
-            Kind::Nothing => {}
+            Kind::Undefined(u) if ctx.checks == Checks::All => self.undefined(run, u, ctx)?,
+            Kind::Undefined(_) | Kind::Nothing => {}
         }
         Ok(Step::Next)
     }
