@@ -141,7 +141,8 @@ fn speed(criterion: &mut Criterion) {
 
 /// The same launches on one thread and on two.
 fn scaling(criterion: &mut Criterion) {
-    for case in cases().into_iter().filter(|c| matches!(c.name, "fma" | "shared_gemm" | "mma_gemm")) {
+    for case in cases().into_iter().filter(|c| matches!(c.name, "fma" | "copy" | "shared_gemm" | "mma_gemm"))
+    {
         let module = Module::compile(case.name, &case.source).expect("the kernel is right");
         let mut group = criterion.benchmark_group(format!("threads_{}", case.name));
         let memory = Memory::new(64 << 20).expect("address space");
