@@ -100,8 +100,13 @@ impl Warp {
     ) -> Run<()> {
         let hit = &mut self.hits[direction as usize];
         let n = u64::from(bytes);
+        let mut last = None;
         for l in lanes_of(mask) {
             let addr = addrs[l];
+            // What holds of a neighbour's address holds of the same one.
+            if last.replace(addr) == Some(addr) {
+                continue;
+            }
             if !ctx.view.contains(hit, addr, n) {
                 let (freed, near) = ctx.view.explain(addr);
                 let kind = if freed { FaultKind::UseAfterFree } else { FaultKind::OutOfBounds };

@@ -93,6 +93,9 @@ pub(crate) fn global(traffic: &mut GlobalTraffic, addrs: &[u64; LANES], mask: u3
     let (mut sectors, mut starts, mut n) = ([0; 2 * LANES], [0; LANES], 0);
     let mut m = 0;
     for l in lanes_of(mask) {
+        if n > 0 && starts[n - 1] == addrs[l] {
+            continue;
+        }
         starts[n] = addrs[l];
         n += 1;
         let (first, last) = (addrs[l] / SECTOR, (addrs[l] + bytes - 1) / SECTOR);
@@ -124,7 +127,11 @@ fn phase(addrs: &[u64; LANES], mask: u32, words: u64) -> u64 {
     // The first word on each bank, and the words that came after another on theirs.
     let (mut first, mut count) = ([0u64; BANKS], [0u8; BANKS]);
     let (mut more, mut n) = ([0u64; 4 * LANES], 0);
+    let mut last = None;
     for l in lanes_of(mask) {
+        if last.replace(addrs[l]) == Some(addrs[l]) {
+            continue;
+        }
         for w in 0..words {
             let word = addrs[l] / 4 + w;
             let bank = (word % BANKS as u64) as usize;
