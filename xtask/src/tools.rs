@@ -2,7 +2,8 @@
 
 use crate::{fail, vm};
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -94,7 +95,7 @@ pub fn run(args: Args) -> i32 {
     result.map_or_else(fail, |()| 0)
 }
 
-/// The folder of the tools: the environment in `venv`, and links to its programs in `bin`.
+/// The folder of the tools: the environment in `venv`, and its programs in `bin`.
 struct Home(PathBuf);
 
 impl Home {
@@ -118,6 +119,7 @@ impl Home {
         }
         let bin = self.0.join("bin");
         fs::create_dir_all(&bin).map_err(|e| format!("{}: {e}", bin.display()))?;
+        launcher(&python, &bin.join("python"))?;
         for tool in tools.iter().filter(|t| t.is_program) {
             let found =
                 self.find(tool).ok_or_else(|| format!("{} is nowhere in {:?}", tool.name, tool.packages))?;
@@ -150,6 +152,16 @@ fn step(command: &mut Command, what: &str) -> Result<(), String> {
     }
 }
 
+/// A program at `at` that runs `target`: a link would not do for Python, which looks for its packages beside the name it
+/// was called by.
+fn launcher(target: &Path, at: &Path) -> Result<(), String> {
+    let text = format!("#!/bin/sh\nexec '{}' \"$@\"\n", target.display());
+    let part = at.with_extension(format!("part{}", std::process::id()));
+    let written =
+        fs::write(&part, text).and_then(|()| fs::set_permissions(&part, Permissions::from_mode(0o755)));
+    written.and_then(|()| fs::rename(&part, at)).map_err(|e| format!("{}: {e}", at.display()))
+}
+
 /// The first file of that name below a folder, in the order of names.
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     let mut entries: Vec<PathBuf> = fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).collect();
@@ -162,6 +174,19 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_launcher_runs_its_target_under_its_own_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, at) = (folder.path().join("a target"), folder.path().join("python"));
+        fs::write(&target, "#!/bin/sh\necho \"$(basename \"$0\"): $1\"\n").unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o755)).unwrap();
+        // An earlier link is replaced, not written through.
+        std::os::unix::fs::symlink(&target, &at).unwrap();
+        launcher(&target, &at).unwrap();
+        let said = Command::new(&at).arg("x y").output().unwrap().stdout;
+        assert_eq!(String::from_utf8(said).unwrap(), "a target: x y\n");
+    }
 
     #[test]
     fn a_file_is_found_at_any_depth() {
