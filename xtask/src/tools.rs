@@ -2,58 +2,72 @@
 
 use crate::{fail, vm};
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
-/// One tool: a Python package and what it brings.
+/// One tool: the Python packages that bring it.
 struct Tool {
     name: &'static str,
-    package: &'static str,
+    packages: &'static [&'static str],
     what: &'static str,
-    /// A file of it, searched below the environment, and the link to it in `bin`.
-    file: &'static str,
+    /// Files of it, searched below the environment; the first is shown, and if it is a program, linked to in `bin`.
+    files: &'static [&'static str],
     is_program: bool,
 }
 
 const TOOLS: &[Tool] = &[
-    tool("ptxas", "nvidia-cuda-nvcc", "assembles PTX: the judge of what is right", "ptxas", true),
-    tool("nvdisasm", "nvidia-cuda-nvdisasm", "shows what ptxas made of it", "nvdisasm", true),
-    tool("nvrtc", "nvidia-cuda-nvrtc", "compiles CUDA C++ to PTX", "nvrtc.h", false),
-    tool("runtime", "nvidia-cuda-runtime", "the headers that CUDA C++ includes", "cuda.h", false),
-    tool("triton", "triton", "compiles Triton kernels to PTX", "ptxas-blackwell", false),
-    tool(
-        "bindings",
-        "cuda-bindings",
-        "NVIDIA's Python driver bindings: a client of the stand-in",
-        "cydriver.pxd",
-        false,
-    ),
+    Tool {
+        name: "ptxas",
+        packages: &["nvidia-cuda-nvcc"],
+        what: "assembles PTX: the judge of what is right",
+        files: &["ptxas"],
+        is_program: true,
+    },
+    Tool {
+        name: "nvdisasm",
+        packages: &["nvidia-cuda-nvdisasm"],
+        what: "shows what ptxas made of it",
+        files: &["nvdisasm"],
+        is_program: true,
+    },
+    Tool {
+        name: "nvrtc",
+        packages: &["nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-cuda-cccl"],
+        what: "compiles CUDA C++ to PTX, with its headers",
+        files: &["nvrtc.h", "cooperative_groups.h", "annotated_ptr"],
+        is_program: false,
+    },
+    Tool {
+        name: "triton",
+        packages: &["triton"],
+        what: "compiles Triton kernels to PTX",
+        files: &["ptxas-blackwell"],
+        is_program: false,
+    },
+    Tool {
+        name: "bindings",
+        packages: &["cuda-bindings"],
+        what: "NVIDIA's Python driver bindings: a client of the stand-in",
+        files: &["cydriver.pxd"],
+        is_program: false,
+    },
 ];
-
-const fn tool(
-    name: &'static str,
-    package: &'static str,
-    what: &'static str,
-    file: &'static str,
-    is_program: bool,
-) -> Tool {
-    Tool { name, package, what, file, is_program }
-}
 
 const HELP: &str = "\
 Everything comes from PyPI and runs with no GPU. What is installed already stays as it is.
 Tests that need a tool say `skipped: no NAME` when it is not there.
 
-  ptxas     assembles PTX                     nvrtc     compiles CUDA C++ to PTX
-  nvdisasm  shows machine code                runtime   the headers for it
-  triton    compiles Triton kernels to PTX    bindings  NVIDIA's Python driver bindings
+  ptxas     assembles PTX (120 MB)            nvrtc     compiles CUDA C++ to PTX (65 MB)
+  nvdisasm  shows machine code                triton    compiles Triton kernels to PTX (286 MB)
+  bindings  NVIDIA's Python driver bindings (9 MB)
 
 Examples:
-  cargo xtask tools                           all of them (about 1 GB)
-  cargo xtask tools --only ptxas,bindings     the two that CI uses
-  cargo xtask tools --list                    what is installed, and where";
+  cargo xtask tools                                 all of them (1.6 GB on disk)
+  cargo xtask tools --only ptxas,nvrtc,bindings     those that CI uses
+  cargo xtask tools --list                          what is installed, and where";
 
 /// Install the optional tools that tests use: ptxas, NVRTC, Triton, NVIDIA's Python bindings.
 #[derive(clap::Args)]
@@ -81,7 +95,7 @@ pub fn run(args: Args) -> i32 {
     result.map_or_else(fail, |()| 0)
 }
 
-/// The folder of the tools: the environment, and links to its programs in `bin`.
+/// The folder of the tools: the environment in `venv`, and its programs in `bin`.
 struct Home(PathBuf);
 
 impl Home {
@@ -97,7 +111,7 @@ impl Home {
         }
         let missing: Vec<&&Tool> = tools.iter().filter(|t| self.find(t).is_none()).collect();
         if !missing.is_empty() {
-            let packages: Vec<&str> = missing.iter().map(|t| t.package).collect();
+            let packages: Vec<&str> = missing.iter().flat_map(|t| t.packages).copied().collect();
             eprintln!("installing {}", packages.join(", "));
             let mut pip = Command::new(&python);
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(&packages);
@@ -105,9 +119,10 @@ impl Home {
         }
         let bin = self.0.join("bin");
         fs::create_dir_all(&bin).map_err(|e| format!("{}: {e}", bin.display()))?;
-        vm::link(&python, &bin.join("python"))?;
+        launcher(&python, &bin.join("python"))?;
         for tool in tools.iter().filter(|t| t.is_program) {
-            let found = self.find(tool).ok_or_else(|| format!("{} holds no {}", tool.package, tool.file))?;
+            let found =
+                self.find(tool).ok_or_else(|| format!("{} is nowhere in {:?}", tool.name, tool.packages))?;
             vm::link(&found, &bin.join(tool.name))?;
         }
         Ok(())
@@ -121,8 +136,11 @@ impl Home {
         }
     }
 
+    /// The first file of a tool, if all are there.
     fn find(&self, tool: &Tool) -> Option<PathBuf> {
-        find(&self.venv().join("lib"), tool.file)
+        let found: Option<Vec<PathBuf>> =
+            tool.files.iter().map(|file| find(&self.venv().join("lib"), file)).collect();
+        found?.into_iter().next()
     }
 }
 
@@ -132,6 +150,16 @@ fn step(command: &mut Command, what: &str) -> Result<(), String> {
         Ok(status) => Err(format!("{what}: {status}")),
         Err(e) => Err(format!("{what}: {e}")),
     }
+}
+
+/// A program at `at` that runs `target`: a link would not do for Python, which looks for its packages beside the name it
+/// was called by.
+fn launcher(target: &Path, at: &Path) -> Result<(), String> {
+    let text = format!("#!/bin/sh\nexec '{}' \"$@\"\n", target.display());
+    let part = at.with_extension(format!("part{}", std::process::id()));
+    let written =
+        fs::write(&part, text).and_then(|()| fs::set_permissions(&part, Permissions::from_mode(0o755)));
+    written.and_then(|()| fs::rename(&part, at)).map_err(|e| format!("{}: {e}", at.display()))
 }
 
 /// The first file of that name below a folder, in the order of names.
@@ -146,6 +174,19 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_launcher_runs_its_target_under_its_own_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, at) = (folder.path().join("a target"), folder.path().join("python"));
+        fs::write(&target, "#!/bin/sh\necho \"$(basename \"$0\"): $1\"\n").unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o755)).unwrap();
+        // An earlier link is replaced, not written through.
+        std::os::unix::fs::symlink(&target, &at).unwrap();
+        launcher(&target, &at).unwrap();
+        let said = Command::new(&at).arg("x y").output().unwrap().stdout;
+        assert_eq!(String::from_utf8(said).unwrap(), "a target: x y\n");
+    }
 
     #[test]
     fn a_file_is_found_at_any_depth() {

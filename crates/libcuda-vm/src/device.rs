@@ -37,6 +37,8 @@ pub struct Device {
     pub default_pool: Arc<Pool>,
     /// The pool that `cuMemAllocAsync` uses.
     pub pool: Mutex<Arc<Pool>>,
+    /// What graphs allocate is counted here.
+    pub graph_pool: Arc<Pool>,
 }
 
 /// A device allocation.
@@ -82,6 +84,7 @@ impl Device {
             primary: Mutex::default(),
             pool: Mutex::new(default_pool.clone()),
             default_pool,
+            graph_pool: Pool::new(ordinal, 0),
         })
     }
 

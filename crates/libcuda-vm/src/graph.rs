@@ -4,6 +4,7 @@
 //! stream as one task. Branches run one after another: any order that the edges allow is right.
 use crate::{
     context::Context,
+    graph_memory,
     handle::{Table, lock},
     op::Op,
     result::{Code, Result},
@@ -20,11 +21,16 @@ pub static NODES: Table<NodeRef> = Table::new(10, "graph node");
 /// All instantiated graphs by handle.
 pub static EXECS: Table<Exec> = Table::new(11, "instantiated graph");
 
+/// `CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH`.
+const AUTO_FREE: u64 = 1;
+
 /// Operations and edges between them.
 pub struct Graph {
     /// Its handle.
     pub handle: usize,
     nodes: Mutex<Vec<Node>>,
+    /// What it was last made ready as.
+    ready: Mutex<Weak<Exec>>,
 }
 
 struct Node {
@@ -75,7 +81,7 @@ impl Graph {
     /// An empty graph, known by its handle.
     pub fn create() -> Arc<Graph> {
         let handle = GRAPHS.reserve();
-        let graph = Arc::new(Graph { handle, nodes: Mutex::default() });
+        let graph = Arc::new(Graph { handle, nodes: Mutex::default(), ready: Mutex::default() });
         GRAPHS.insert(handle, graph.clone());
         graph
     }
@@ -159,6 +165,14 @@ impl Graph {
         Ok(copy)
     }
 
+    /// Refuses what a graph with memory of its own cannot do.
+    pub fn without_memory(&self, what: &str) -> Result<()> {
+        match lock(&self.nodes).iter().any(|n| n.op.is_memory()) {
+            true => Err(Code::NOT_SUPPORTED.because(format!("a graph that allocates cannot {what}"))),
+            false => Ok(()),
+        }
+    }
+
     /// The live operations in an order that the edges allow.
     fn in_order(&self) -> Result<Vec<Step>> {
         let nodes = lock(&self.nodes);
@@ -216,6 +230,9 @@ impl NodeRef {
 
     /// Takes it out of its graph, with its edges.
     pub fn delete(&self) -> Result<()> {
+        if self.op()?.is_memory() {
+            return Err(Code::NOT_SUPPORTED.because("a node that allocates or frees stays"));
+        }
         self.with(|nodes| {
             nodes[self.index].deleted = true;
             for node in nodes {
@@ -245,10 +262,15 @@ pub enum Mismatch {
 impl Exec {
     /// Makes a graph ready to launch.
     pub fn create(context: &Arc<Context>, graph: &Graph, flags: u64) -> Result<Arc<Exec>> {
+        let mut ready = lock(&graph.ready);
+        if ready.strong_count() > 0 {
+            graph.without_memory("be instantiated twice at a time")?;
+        }
         let steps = Mutex::new(graph.in_order()?);
         let handle = EXECS.reserve();
         let exec = Arc::new(Exec { handle, context: Arc::downgrade(context), flags, steps });
         EXECS.insert(handle, exec.clone());
+        *ready = Arc::downgrade(&exec);
         Ok(exec)
     }
 
@@ -259,9 +281,11 @@ impl Exec {
     }
 
     /// What it does now, for one launch: later changes of parameters leave that launch alone.
-    pub fn frozen(&self) -> Arc<Exec> {
-        let steps = Mutex::new(lock(&self.steps).iter().filter(|s| s.enabled).cloned().collect());
-        Arc::new(Exec { handle: self.handle, context: self.context.clone(), flags: self.flags, steps })
+    pub fn frozen(&self) -> Result<Arc<Exec>> {
+        let steps: Vec<Step> = lock(&self.steps).iter().filter(|s| s.enabled).cloned().collect();
+        graph_memory::submit(steps.iter().map(|s| &s.op), self.flags & AUTO_FREE != 0)?;
+        let steps = Mutex::new(steps);
+        Ok(Arc::new(Exec { handle: self.handle, context: self.context.clone(), flags: self.flags, steps }))
     }
 
     /// Does it all.

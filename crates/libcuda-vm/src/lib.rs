@@ -7,7 +7,7 @@
 //! - `driver`, `device`, `context`: what there is; `module`, `image`, `join`, `launch`, `occupancy`: code and its launches.
 //! - `op`: what is done (kernels, copies, fills, host functions), as data; `submit`: its way into a `stream`, or through
 //!   `capture` into a `graph`; `fence`, `event`: points in streams.
-//! - `place`, `host`, `pool`: whose memory an address is.
+//! - `place`, `host`, `pool`, `graph_memory`: whose memory an address is.
 //! - `config`, `counters`: the environment, and the file of counters.
 //!
 //! **Architecture Invariant:** everything about PTX is in `ptx-vm`; this crate only plays the driver around it.
@@ -22,6 +22,7 @@ mod event;
 mod fence;
 mod ffi;
 mod graph;
+mod graph_memory;
 mod handle;
 mod host;
 mod image;

@@ -8,6 +8,7 @@ use crate::{
     device::Device,
     event::Event,
     graph::Exec,
+    graph_memory::GraphMemory,
     handle::lock,
     module::Function,
     place::Place,
@@ -42,6 +43,10 @@ pub enum Op {
     Graph(Arc<Exec>),
     /// Frees device memory.
     Free(u64, &'static Device),
+    /// Begins the contents of a graph's own memory.
+    Alloc(Arc<GraphMemory>),
+    /// Ends them.
+    GraphFree(Arc<GraphMemory>),
     /// Stores a word when the stream gets here.
     Write(WordOp),
     /// Waits until a word has a value.
@@ -134,6 +139,11 @@ pub enum Test {
 }
 
 impl Op {
+    /// Whether it is about memory that a graph allocates.
+    pub fn is_memory(&self) -> bool {
+        matches!(self, Op::Alloc(_) | Op::GraphFree(_))
+    }
+
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<()> {
         match self {
@@ -156,6 +166,7 @@ impl Op {
             }
             Op::Graph(exec) => exec.run(context),
             Op::Free(address, device) => device.free(*address),
+            Op::Alloc(memory) | Op::GraphFree(memory) => memory.renew(),
             Op::Write(word) => word.store(),
             Op::Await(word, test) => word.wait(*test, context),
             Op::Empty => Ok(()),

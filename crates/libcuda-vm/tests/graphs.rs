@@ -178,3 +178,114 @@ fn a_spoilt_capture_says_why() {
         assert_eq!(cu!(cuStreamBeginCapture_v2(legacy, mode)), unsupported);
     });
 }
+
+/// A node that allocates `bytes` bytes, and where.
+fn alloc_node(graph: CUgraph, bytes: usize) -> (CUgraphNode, u64) {
+    let mut params = sys::CUDA_MEM_ALLOC_NODE_PARAMS_v1 {
+        poolProps: sys::CUmemPoolProps {
+            allocType: sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED,
+            handleTypes: sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_NONE,
+            location: sys::CUmemLocation {
+                type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+                id: 0,
+            },
+            win32SecurityAttributes: ptr::null_mut(),
+            maxSize: 0,
+            usage: 0,
+            reserved: [0; 54],
+        },
+        accessDescs: ptr::null(),
+        accessDescCount: 0,
+        bytesize: bytes,
+        dptr: 0,
+    };
+    let mut node = ptr::null_mut();
+    ok!(cuGraphAddMemAllocNode(&mut node, graph, ptr::null(), 0, &mut params));
+    (node, params.dptr)
+}
+
+fn used_by_graphs() -> u64 {
+    let mut used = 0u64;
+    let current = sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT;
+    ok!(cuDeviceGetGraphMemAttribute(0, current, (&raw mut used).cast()));
+    used
+}
+
+#[test]
+fn a_graph_has_memory_of_its_own() {
+    client("a_graph_has_memory_of_its_own", &[], || {
+        context();
+        let (function, out) = (kernel("affine"), words(&[0]));
+        let mut graph = ptr::null_mut();
+        ok!(cuGraphCreate(&mut graph, 0));
+        // Allocate, fill with 4, times 3, count the launch, free.
+        let (alloc, value) = alloc_node(graph, 64);
+        let params = sys::CUDA_MEMSET_NODE_PARAMS {
+            dst: value,
+            pitch: 4,
+            value: 4,
+            elementSize: 4,
+            width: 1,
+            height: 1,
+        };
+        let (mut fill, mut point, mut free) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        ok!(cuGraphAddMemsetNode(&mut fill, graph, &alloc, 1, &params, ptr::null_mut()));
+        let times = Affine { function, value, factor: 3, term: 0, rounds: 0 }.add(graph, &[fill]);
+        let after = Affine { function, value: out, factor: 1, term: 1, rounds: 0 }.add(graph, &[times]);
+        ok!(cuGraphAddEmptyNode(&mut point, graph, &after, 1));
+        ok!(cuGraphAddMemFreeNode(&mut free, graph, &point, 1, value));
+        assert_eq!(used_by_graphs(), 64);
+        let exec = instantiate(graph);
+        launch(exec);
+        launch(exec);
+        assert_eq!(read(out, 1), [2]);
+        // What it cannot do.
+        let (mut other, mut twice) = (ptr::null_mut(), ptr::null_mut());
+        let refused = CUresult::CUDA_ERROR_NOT_SUPPORTED;
+        assert_eq!(cu!(cuGraphClone(&mut other, graph)), refused);
+        assert_eq!(cu!(cuGraphInstantiateWithFlags(&mut twice, graph, 0)), refused);
+        assert_eq!(cu!(cuGraphDestroyNode(alloc)), refused);
+        let mut got = 0;
+        ok!(cuGraphMemFreeNodeGetParams(free, &mut got));
+        assert_eq!(got, value);
+        assert_eq!(cu!(cuMemFree_v2(value)), CUresult::CUDA_ERROR_INVALID_VALUE, "the graph has freed it");
+        ok!(cuGraphExecDestroy(exec));
+        ok!(cuGraphDestroy(graph));
+        assert_eq!(used_by_graphs(), 0);
+    });
+}
+
+#[test]
+fn what_a_graph_leaves_allocated_outlives_its_launch() {
+    client("what_a_graph_leaves_allocated_outlives_its_launch", &[], || {
+        context();
+        let (function, foreign) = (kernel("affine"), words(&[1]));
+        let main = stream(1);
+        begin(main);
+        let mut value = 0;
+        ok!(cuMemAllocAsync(&mut value, 16, main));
+        ok!(cuMemsetD32Async(value, 20, 4, main));
+        assert_eq!(affine(function, value, 2, 2, main), CUresult::CUDA_SUCCESS);
+        let mut graph = ptr::null_mut();
+        ok!(cuStreamEndCapture(main, &mut graph));
+        let exec = instantiate(graph);
+        launch(exec);
+        assert_eq!(read(value, 2), [42, 20]);
+        let again = cu!(cuGraphLaunch(exec, ptr::null_mut()));
+        assert_eq!(again, CUresult::CUDA_ERROR_INVALID_VALUE, "not freed since the last launch");
+        ok!(cuMemFreeAsync(value, main));
+        ok!(cuStreamSynchronize(main));
+        launch(exec);
+        assert_eq!(read(value, 2), [42, 20]);
+        ok!(cuMemFree_v2(value));
+        // A capture frees its own memory and no other.
+        begin(main);
+        assert_eq!(cu!(cuMemFreeAsync(foreign, main)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        ok!(cuStreamEndCapture(main, &mut graph));
+        // After its free the contents are gone: a kernel that reads them is told so.
+        launch(exec);
+        ok!(cuMemFree_v2(value));
+        assert_eq!(affine(function, value, 1, 0, main), CUresult::CUDA_SUCCESS);
+        assert_eq!(cu!(cuStreamSynchronize(main)), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+    });
+}

@@ -37,7 +37,7 @@ fn a_c_program_links_and_runs() {
 #[test]
 fn nvidias_python_bindings_run() {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let python = tmp.parent().expect("the target folder").join("tools/bin/python");
+    let python = tmp.parent().expect("the target folder").join("tools/venv/bin/python");
     let has = Command::new(&python).args(["-c", "import cuda.bindings"]).output();
     if !has.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: no cuda-bindings (cargo xtask tools --only bindings installs them)");

@@ -8,8 +8,10 @@
 //! Post-dominators are dominators of the reversed graph, found by the iteration of Cooper, Harvey and Kennedy ("A
 //! Simple, Fast Dominance Algorithm", 2001): walk in reverse post-order, intersect along the tree until nothing moves.
 mod pressure;
+pub(crate) mod undefined;
 
 use crate::syntax::ast::*;
+pub(crate) use pressure::operand;
 pub use pressure::registers;
 
 /// Steps through the tree before the search is given up: the algorithm is quadratic on graphs made to be slow.

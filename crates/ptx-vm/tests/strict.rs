@@ -124,8 +124,55 @@ fn uninitialised() {
     let gpu = Gpu::new("strict", &c.source);
     c.run_on(&gpu, U64(gpu.room::<u32>(64))).unwrap();
     case("ld.shared.u32 %r4, [%r3];").trips(FaultKind::Uninitialised, "ld.shared");
-    case("st.shared.u16 [%r3], %h1;\nld.shared.u32 %r4, [%r3];").trips(FaultKind::Uninitialised, "ld.shared");
+    case("mov.u16 %h1, 5;\nst.shared.u16 [%r3], %h1;\nld.shared.u32 %r4, [%r3];")
+        .trips(FaultKind::Uninitialised, "ld.shared");
     case("st.shared.u32 [%r3], %r1;\nld.shared.u32 %r4, [%r3];").passes();
+}
+
+/// Registers that nothing wrote may be copied and computed with, but decide nothing.
+#[test]
+fn registers_that_nothing_wrote() {
+    let trips = |body: &str, text: &str, names: &str| {
+        let fault = case(body).trips(FaultKind::Uninitialised, text);
+        assert!(fault.detail.ends_with(names), "{fault}");
+        fault
+    };
+    // A sum that was never set to zero.
+    let sum = "mov.u32 %r4, 0;\nAGAIN:\nfma.rn.f32 %f1, 0f40000000, 0f40000000, %f1;\nadd.u32 %r4, %r4, 1;\n\
+               setp.lt.u32 %p1, %r4, 4;\n@%p1 bra AGAIN;\nst.global.f32 [%rd2], %f1;";
+    trips(sum, "st.global", "this thread: %f1");
+    case(&format!("mov.f32 %f1, 0f00000000;\n{sum}")).passes();
+    // An address, a branch, a guard, a value for another thread, an index.
+    trips("add.u64 %rd4, %rd1, %rd5;\nld.global.u32 %r4, [%rd4];", "ld.global", "%rd5");
+    trips("setp.eq.u32 %p1, %r4, 0;\n@%p1 bra OUT;\nst.global.u32 [%rd2], %r1;\nOUT:", "bra", "%r4");
+    trips("@%p1 st.global.u32 [%rd2], %r1;", "st.global", "%p1");
+    trips("atom.global.add.u32 %r5, [%rd2], %r4;", "atom", "%r4");
+    trips("mov.u32 %r5, 1;\n@%p1 mov.u32 %r5, 2;\nst.shared.u32 [%r3], %r5;", "st.shared", "%p1");
+    // Written on one way only: the thread that took the other is named.
+    let some = "setp.ne.u32 %p1, %r1, 37;\n@%p1 mov.u32 %r4, 5;\nmul.lo.u32 %r5, %r4, 3;";
+    assert_eq!(trips(&format!("{some}\nst.global.u32 [%rd2], %r5;"), "st.global", "%r4").thread, [37, 0, 0]);
+    case(&format!("{some}\n@%p1 st.global.u32 [%rd2], %r5;")).passes();
+    case(&format!("{some}\nselp.u32 %r5, %r5, 7, %p1;\nst.global.u32 [%rd2], %r5;")).passes();
+    let selected = format!("{some}\nselp.u32 %r5, 7, %r5, %p1;\nst.global.u32 [%rd2], %r5;");
+    case(&selected).trips(FaultKind::Uninitialised, "st.global");
+    // What compilers do: half of a pair, a comparison that does not matter, zero by its own difference.
+    case("mov.b32 %r4, {%h2, %h1};\nmov.u16 %h2, 7;\nmov.b32 {%h3, %h4}, %r4;\nst.global.b32 [%rd2], %r4;")
+        .trips(FaultKind::Uninitialised, "st.global");
+    case("mov.u16 %h2, 7;\nmov.b32 %r4, {%h2, %h1};\nst.global.b32 [%rd2], %r4;").passes();
+    case("setp.gt.u32 %p1, %r1, 1000;\nsetp.eq.u32 %p2, %r4, 0;\nand.pred %p3, %p1, %p2;\n@%p3 st.global.u32 [%rd2], %r1;").passes();
+    case("setp.gt.u32 %p1, %r1, 1000;\nsetp.eq.and.u32 %p3, %r4, 0, %p1;\n@%p3 st.global.u32 [%rd2], %r1;")
+        .passes();
+    case("xor.b32 %r4, %r4, %r4;\nst.global.u32 [%rd2], %r4;").passes();
+    // The accumulator of a matrix product.
+    let mma = "mov.b32 %r4, 0;\nmma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r4, %r4}, {%r4}, {%f1, %f2, %f3, %f4};\n\
+               st.global.f32 [%rd2], %f3;";
+    trips(mma, "st.global", "one of %f1, %f2, %f3, %f4");
+    let zeros: String = (1..5).map(|i| format!("mov.f32 %f{i}, 0f00000000;\n")).collect();
+    case(&format!("{zeros}{mma}")).passes();
+    // Below the highest level nobody looks.
+    let mut c = case(sum);
+    c.options.checks = Checks::Memory;
+    c.passes();
 }
 
 #[test]
@@ -154,6 +201,11 @@ fn shared_race() {
     case(&late).trips(FaultKind::SharedRace, "shared");
     let fixed = NEIGHBOUR.replace("BAR", "bar.sync 0;") + "\nbar.sync 0;\nst.shared.u32 [%r3], %r6;";
     case(&fixed).passes();
+    // Warps that store the same may do so at once; one that reads it has to wait all the same.
+    let same = "mov.u32 %r4, 7;\nst.shared.u32 [%r2+512], %r4;";
+    case(same).passes();
+    case(&format!("{same}\nld.shared.u32 %r5, [%r2+512];")).trips(FaultKind::SharedRace, "shared");
+    case(&format!("{same}\nbar.sync 0;\nld.shared.u32 %r5, [%r2+512];")).passes();
     // Neighbouring bytes of different warps are no race.
     case("add.u32 %r4, %r2, %r1;\ncvt.u16.u32 %h1, %r1;\nst.shared.u8 [%r4], %h1;\nbar.sync 0;\nld.shared.u8 %h2, [%r4];").passes();
     // Lanes of one warp are ordered by the warp's own synchronisation.

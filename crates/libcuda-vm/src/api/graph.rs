@@ -46,7 +46,9 @@ api! {
 
     fn cuGraphClone(out: Out<usize>, graph: usize) {
         let out = out.required()?;
-        out.set(GRAPHS.get(graph)?.duplicate()?.handle)
+        let graph = GRAPHS.get(graph)?;
+        graph.without_memory("be copied")?;
+        out.set(graph.duplicate()?.handle)
     }
 
     fn cuGraphNodeFindInClone(out: Out<usize>, node: usize, clone: usize) {
@@ -145,7 +147,7 @@ api! {
     }
 
     ptsz fn cuGraphLaunch(exec: usize, stream: usize) {
-        submit::to(stream, Op::Graph(EXECS.get(exec)?.frozen()))
+        submit::to(stream, Op::Graph(EXECS.get(exec)?.frozen()?))
     }
 
     fn cuGraphExecDestroy(exec: usize) {
@@ -172,10 +174,6 @@ api! {
     fn cuGraphNodeGetEnabled(exec: usize, node: usize, enabled: Out<u32>) {
         let enabled = enabled.required()?;
         enabled.set(u32::from(EXECS.get(exec)?.is_enabled(node)?))
-    }
-
-    fn cuDeviceGraphMemTrim(dev: i32) {
-        crate::driver::device(dev).map(|_| ())
     }
 }
 

@@ -3,6 +3,7 @@ use super::pointer::Location;
 use crate::{
     capture, context,
     ffi::{Out, api},
+    graph_memory::GraphMemory,
     handle::lock,
     host::{self, Kind},
     op::Op,
@@ -49,6 +50,10 @@ api! {
         context.synchronize()?;
         if host::find(address as usize).is_some() {
             return host::remove(address as usize, &[Kind::Managed]);
+        }
+        if let Some(memory) = GraphMemory::at(address) {
+            memory.let_go()?;
+            return memory.renew();
         }
         match place::device_of(address) {
             Some((device, ..)) => device.free(address),

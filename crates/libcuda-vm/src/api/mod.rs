@@ -11,6 +11,7 @@ mod event;
 mod fill;
 mod function;
 mod graph;
+mod graph_memory;
 mod init;
 mod launch;
 mod library;

@@ -1,5 +1,5 @@
 //! Graph nodes: adding them, reading and changing what they do.
-use super::{copy::Copy3d, fill};
+use super::{copy::Copy3d, fill, graph_memory};
 use crate::{
     event::EVENTS,
     ffi::{In, Out, api},
@@ -256,7 +256,8 @@ api! {
     }
 }
 
-fn other_kind() -> crate::result::Failure {
+/// A node's parameters are asked for as another kind's.
+pub fn other_kind() -> crate::result::Failure {
     Code::INVALID_VALUE.because("the node is of another kind")
 }
 
@@ -265,7 +266,8 @@ pub fn indices(graph: &Arc<Graph>, handles: In<usize>, count: usize) -> Result<V
     handles.array(count)?.into_iter().map(|h| graph.index_of(h)).collect()
 }
 
-fn add(
+/// Adds a node.
+pub fn add(
     out: Out<usize>,
     graph: usize,
     after: In<usize>,
@@ -331,7 +333,9 @@ impl Host {
 }
 
 fn nested(graph: usize) -> Result<Op> {
-    Ok(Op::Graph(Exec::nested(&*GRAPHS.get(graph)?)?))
+    let graph = GRAPHS.get(graph)?;
+    graph.without_memory("be a part of another")?;
+    Ok(Op::Graph(Exec::nested(&graph)?))
 }
 
 /// `CU_GRAPH_NODE_TYPE_*`.
@@ -345,7 +349,8 @@ fn kind_of(op: &Op) -> i32 {
         Op::Empty => 5,
         Op::Wait(_) => 6,
         Op::Record(_) => 7,
-        Op::Free(..) => 11,
+        Op::Alloc(_) => 10,
+        Op::Free(..) | Op::GraphFree(_) => 11,
         Op::Write(_) | Op::Await(..) => 12,
     }
 }
@@ -366,6 +371,8 @@ fn any(params: In<Params>) -> Result<Op> {
         5 => Ok(Op::Empty),
         6 => Ok(Op::Wait(EVENTS.get(In::from_address(body).get()?)?)),
         7 => Ok(Op::Record(EVENTS.get(In::from_address(body).get()?)?)),
+        10 => graph_memory::alloc(Out::from_address(body)),
+        11 => graph_memory::free(In::from_address(body).get()?),
         kind => Err(Code::NOT_SUPPORTED.because(format!("graph nodes of kind {kind}"))),
     }
 }

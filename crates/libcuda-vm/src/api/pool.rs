@@ -4,8 +4,11 @@
 //! waited for.
 use super::{memory::current_pool, pointer::Location};
 use crate::{
-    capture, context, driver,
+    capture, context,
+    device::Device,
+    driver,
     ffi::{In, Out, api},
+    graph_memory::GraphMemory,
     handle::lock,
     op::Op,
     place,
@@ -25,6 +28,22 @@ pub struct Properties {
     security: usize,
     max_size: usize,
     rest: [u8; 56],
+}
+
+impl Properties {
+    /// Plain memory of a device.
+    pub fn plain(ordinal: usize) -> Properties {
+        let location = Location { kind: 1, id: ordinal as i32 };
+        Properties { alloc_type: 1, handle_types: 0, location, security: 0, max_size: 0, rest: [0; 56] }
+    }
+
+    /// The device, if it is plain memory of one.
+    pub fn device(self) -> Result<&'static Device> {
+        if self.alloc_type != 1 || self.handle_types != 0 {
+            return Err(Code::NOT_SUPPORTED.because("pools of other than plain device memory"));
+        }
+        self.location.device()
+    }
 }
 
 /// `CUmemAccessDesc`.
@@ -59,19 +78,22 @@ api! {
             return Err(Code::INVALID_VALUE.because(format!("no allocation starts at {address:#x}")));
         };
         let (_, target) = stream::target(stream)?;
-        if capture::of(&target)?.is_some() {
-            return Err(Code::STREAM_CAPTURE_UNSUPPORTED.because("a graph does not free memory on the VM"));
+        let capturing = capture::of(&target)?.is_some();
+        match GraphMemory::at(address) {
+            Some(memory) => {
+                if !capturing {
+                    memory.let_go()?;
+                }
+                submit::to(stream, Op::GraphFree(memory))
+            }
+            None if capturing => Err(Code::INVALID_VALUE.because("a graph frees what it allocated itself")),
+            None => submit::to(stream, Op::Free(address, device)),
         }
-        submit::to(stream, Op::Free(address, device))
     }
 
     fn cuMemPoolCreate(out: Out<usize>, properties: In<Properties>) {
         let (out, properties) = (out.required()?, properties.get()?);
-        if properties.alloc_type != 1 || properties.handle_types != 0 {
-            return Err(Code::NOT_SUPPORTED.because("pools of other than plain device memory"));
-        }
-        let device = properties.location.device()?;
-        out.set(Pool::new(device.ordinal, properties.max_size).handle)
+        out.set(Pool::new(properties.device()?.ordinal, properties.max_size).handle)
     }
 
     fn cuMemPoolDestroy(pool: usize) {
@@ -146,11 +168,12 @@ fn alloc(stream: usize, bytes: usize, pool: Arc<Pool>) -> Result<u64> {
     if bytes == 0 {
         return Err(Code::INVALID_VALUE.because("an allocation of no bytes"));
     }
-    if capture::of(&stream)?.is_some() {
-        return Err(Code::STREAM_CAPTURE_UNSUPPORTED
-            .because("a graph does not allocate memory on the VM: allocate before"));
-    }
     let device = driver::device(pool.device as i32)?;
+    if let Some(member) = capture::of(&stream)? {
+        let memory = GraphMemory::new(device, bytes, &device.graph_pool)?;
+        capture::add(&stream, &member, Op::Alloc(memory.clone()))?;
+        return Ok(memory.address);
+    }
     let attempt = || {
         if !pool.has_room(bytes) {
             return Err(

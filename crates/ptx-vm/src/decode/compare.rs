@@ -77,6 +77,21 @@ pub(super) fn half_order<H: Half>(a: u32, b: u32, ftz: bool) -> Option<std::cmp:
     view(a).partial_cmp(&view(b))
 }
 
+/// Where a comparison holds for the low halves of `args.s[0]` and `args.s[1]`, and where for the high ones.
+pub(super) fn compare_halves(regs: &Regs, args: &Args, op: Compare, bf: bool, ftz: bool) -> [u32; 2] {
+    let (a, b) = (regs.get::<u32>(args.s[0]), regs.get::<u32>(args.s[1]));
+    [0, 16].map(|shift| {
+        (0..LANES).fold(0, |bits, l| {
+            let order = if bf {
+                half_order::<Bf16>(a[l] >> shift, b[l] >> shift, false)
+            } else {
+                half_order::<F16>(a[l] >> shift, b[l] >> shift, ftz)
+            };
+            bits | u32::from(holds(op, order)) << l
+        })
+    })
+}
+
 /// What `set` writes for true: all ones for an integer, 1.0 for a float.
 pub(super) fn set_true(ty: Type) -> u64 {
     match ty {

@@ -7,7 +7,7 @@ use super::program::{
 use crate::counters::Class;
 use crate::exec::lanes::{Args, RowOp, map1};
 use crate::exec::regs::Slot;
-use crate::flow;
+use crate::flow::{self, undefined::Watched};
 use crate::layout::{self, Layout};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::syntax::ast::{
@@ -50,6 +50,8 @@ pub(super) struct Decoder<'a> {
     pub current: (u32, (u32, u32), u32),
     /// Join of the instruction being decoded, as an index of the tree.
     pub join: Option<u32>,
+    /// Registers that may hold nothing.
+    pub watched: Watched,
 }
 
 pub(super) type Decoded<T> = Result<T, Unsupported>;
@@ -112,6 +114,7 @@ impl<'a> Decoder<'a> {
             offsets,
             current: (0, (0, 0), 0),
             join: None,
+            watched: Watched::default(),
         }
     }
 
@@ -124,12 +127,16 @@ impl<'a> Decoder<'a> {
         let Some(body) = &self.f.body else { return Ok(self.frame) };
         let flow = flow::flow(self.f);
         self.frame.registers = flow::registers(self.module, self.f, &flow);
+        self.watched = flow::undefined::watched(self.module, self.f, &flow);
+        self.frame.watched = self.watched.registers.len() as u32;
+        self.frame.undefined = self.watched_names();
         self.frame.start = self.code.len() as u32;
         let mut starts = Vec::with_capacity(body.instrs.len() + 1);
         for (at, instr) in body.instrs.iter().enumerate() {
             starts.push(self.code.len() as u32);
             self.current = (instr.span.line, instr.text, instr.span.column);
             self.join = flow.join(at as u32);
+            self.watch(instr)?;
             self.instruction(instr)?;
         }
         starts.push(self.code.len() as u32);

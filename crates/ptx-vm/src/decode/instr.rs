@@ -1,5 +1,5 @@
 //! One instruction of the tree to decoded ones: the dispatch, and everything that only computes.
-use super::compare::{carry, comparison, half_order, holds, set_true, slct};
+use super::compare::{carry, compare_halves, comparison, set_true, slct};
 use super::convert;
 use super::float::{floating, testable};
 use super::function::{Decoded, Decoder, Place};
@@ -7,11 +7,10 @@ use super::integer::integer;
 use super::program::{Constant, Kind, PredSource};
 use super::pure::Pure;
 use crate::counters::Class;
-use crate::exec::lanes::{Args, Combine, RowOp, compare, map1, rare2, select, whole};
+use crate::exec::lanes::{Args, Combine, RowOp, combined, compare, map1, select, whole};
 use crate::exec::regs::{LANES, Regs};
 use crate::syntax::ast::{Instr, Opcode, Operand, OperandKind, Operation, PairHalf, Type};
 use crate::value::float::test_property;
-use crate::value::half::{Bf16, F16};
 
 impl Decoder<'_> {
     /// Decodes one instruction.
@@ -142,30 +141,10 @@ impl Decoder<'_> {
             // Two comparisons, two predicates.
             let (bf, ftz) = (ty == Type::Bf16x2, m.ftz);
             let row = whole(move |regs: &mut Regs, args: &Args, mask| {
-                let bits = |shift: u32| {
-                    let (a, b) = (regs.get::<u32>(args.s[0]), regs.get::<u32>(args.s[1]));
-                    (0..LANES).fold(0, |bits, l| {
-                        let order = if bf {
-                            half_order::<Bf16>(a[l] >> shift, b[l] >> shift, false)
-                        } else {
-                            half_order::<F16>(a[l] >> shift, b[l] >> shift, ftz)
-                        };
-                        bits | u32::from(holds(op, order)) << l
-                    })
-                };
-                let halves = [bits(0), bits(16)];
-                let combined = halves.map(|h| match with {
-                    None => h,
-                    Some((operation, negate)) => {
-                        let c = regs.preds[args.s[2] as usize] ^ if negate { !0 } else { 0 };
-                        match operation {
-                            Operation::And => h & c,
-                            Operation::Or => h | c,
-                            _ => h ^ c,
-                        }
-                    }
-                });
-                for (to, bits) in [p, q].into_iter().zip(combined) {
+                // Both before either is written: the predicate that they are combined with may be one of them.
+                let halves = compare_halves(regs, args, op, bf, ftz);
+                let bits = halves.map(|bits| combined(with, regs, args.s[2], bits));
+                for (to, bits) in [p, q].into_iter().zip(bits) {
                     if let Some(to) = to {
                         regs.set_pred(to, mask, bits);
                     }
@@ -191,20 +170,17 @@ impl Decoder<'_> {
         let guard = self.guard(i);
         if matches!(from, Type::F16x2 | Type::Bf16x2) {
             let (bf, ftz, yes) = (from == Type::Bf16x2, m.ftz, set_true(to) as u32);
-            let row = rare2(move |a: u32, b: u32| {
-                let half = |shift: u32| {
-                    let order = if bf {
-                        half_order::<Bf16>(a >> shift, b >> shift, false)
-                    } else {
-                        half_order::<F16>(a >> shift, b >> shift, ftz)
-                    };
-                    if holds(op, order) { yes & 0xffff << shift } else { 0 }
-                };
-                half(0) | half(16)
+            let row = whole(move |regs: &mut Regs, args: &Args, mask| {
+                let mut out = [0; LANES];
+                let halves = compare_halves(regs, args, op, bf, ftz);
+                for (bits, one) in halves.into_iter().zip([yes & 0xffff, yes & 0xffff_0000]) {
+                    let bits = combined(with, regs, args.s[2], bits);
+                    for l in 0..LANES {
+                        out[l] |= if bits >> l & 1 == 1 { one } else { 0 };
+                    }
+                }
+                regs.put(args.d, mask, &out);
             });
-            if with.is_some() {
-                return self.refuse("set on pairs with a Boolean operation");
-            }
             self.emit(Kind::Row(row, Args { d, s }), guard, Class::Compare);
             return Ok(());
         }

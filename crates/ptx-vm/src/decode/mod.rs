@@ -13,6 +13,7 @@ mod memory;
 mod moves;
 pub(crate) mod program;
 mod pure;
+mod undefined;
 
 pub(crate) use float::round;
 pub(crate) use function::decode;

@@ -263,6 +263,40 @@ pub(crate) enum Passed {
     },
 }
 
+/// How what holds nothing spreads through one instruction; registers by their places in the function's watch list.
+/// The reasons are with [`crate::flow::undefined::Rule`].
+pub(crate) enum Spread {
+    Any,
+    All,
+    Select {
+        a: Option<u32>,
+        b: Option<u32>,
+        p: Option<u32>,
+        by: PredSource,
+    },
+    Logic {
+        or: bool,
+        /// Predicates, any of which may decide alone.
+        decide: Vec<(Option<u32>, PredSource)>,
+    },
+    Matrix {
+        /// Registers of the accumulator.
+        sums: Vec<u32>,
+    },
+    Written,
+    Fault,
+}
+
+/// The companion of an instruction on watched registers.
+pub(crate) struct Undefined {
+    pub spread: Spread,
+    /// The instruction's guard, and its place if it is watched.
+    pub own: Option<Guard>,
+    pub guard: Option<u32>,
+    pub reads: Vec<u32>,
+    pub writes: Vec<u32>,
+}
+
 /// Addresses of functions: a window of its own, 16 bytes apart.
 pub(crate) fn function_address(index: u32) -> u64 {
     (4 << 56) + 16 * (u64::from(index) + 1)
@@ -342,6 +376,8 @@ pub(crate) enum Kind {
     },
     Trap,
     Breakpoint,
+    /// Follows registers that hold nothing through the next instruction; nothing below [`crate::Checks::All`].
+    Undefined(Box<Undefined>),
     /// Hints: prefetch, discard, policies, pmevent.
     Nothing,
 }
@@ -393,6 +429,9 @@ pub(crate) struct Frame {
     pub registers: u32,
     /// Functions this one calls directly.
     pub callees: Vec<u32>,
+    /// Registers that may hold nothing, and the names of the first of them, which do when the function begins.
+    pub watched: u32,
+    pub undefined: Vec<String>,
     /// Contains an indirect call.
     pub indirect: bool,
     /// Other blocks' writes can be noticed: strong accesses, atomics that do not commute.

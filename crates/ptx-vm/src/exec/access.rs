@@ -6,7 +6,7 @@ use super::block::Common;
 use super::context::{Context, Run, Trouble};
 use super::moves::{each_value, extend, fetch, fetch_by_lane, get};
 use super::regs::{LANES, Regs, Slot};
-use super::shared::Touch;
+use super::shared::{Stored, Touch};
 use super::tally::{self, Tally, lanes_of};
 use super::warp::Warp;
 use crate::counters::{GlobalTraffic, SharedTraffic};
@@ -100,8 +100,13 @@ impl Warp {
     ) -> Run<()> {
         let hit = &mut self.hits[direction as usize];
         let n = u64::from(bytes);
+        let mut last = None;
         for l in lanes_of(mask) {
             let addr = addrs[l];
+            // What holds of a neighbour's address holds of the same one.
+            if last.replace(addr) == Some(addr) {
+                continue;
+            }
             if !ctx.view.contains(hit, addr, n) {
                 let (freed, near) = ctx.view.explain(addr);
                 let kind = if freed { FaultKind::UseAfterFree } else { FaultKind::OutOfBounds };
@@ -198,6 +203,7 @@ impl Warp {
         bytes: u32,
         direction: Direction,
         order: Order,
+        new: Option<Stored>,
         common: &mut Common,
         ctx: &Context,
         tally: &mut Tally,
@@ -221,13 +227,14 @@ impl Warp {
         }
         // A volatile store is strong and still a first write.
         if order.strong && direction == Direction::Store {
-            common.shared.check(addrs, mask, bytes, self.id, Touch::Write, ctx.checks.min(Checks::Memory))?;
+            let checks = ctx.checks.min(Checks::Memory);
+            common.shared.check(addrs, mask, bytes, self.id, Touch::Write, None, checks)?;
         }
-        common.shared.check(addrs, mask, bytes, self.id, touch, ctx.checks)
+        common.shared.check(addrs, mask, bytes, self.id, touch, new, ctx.checks)
     }
 
-    /// `ld`
-    pub(super) fn load(
+    /// `ld`, or `st` if `STORE`: a generic access by the parts that fall into each window.
+    pub(super) fn load_or_store<const STORE: bool>(
         &mut self,
         regs: &mut Regs,
         a: &Access,
@@ -237,95 +244,19 @@ impl Warp {
         tally: &mut Tally,
     ) -> Run<()> {
         let mut addrs = addresses(regs, &a.address);
-        if a.space == Where::Generic {
-            for (space, part) in split_generic(&mut addrs, mask) {
-                if part != 0 {
-                    self.load_from(space, regs, a, &addrs, part, common, ctx, tally)?;
-                }
-            }
-            return Ok(());
+        if a.space != Where::Generic {
+            return self.transfer::<STORE>(a.space, regs, a, &addrs, mask, common, ctx, tally);
         }
-        self.load_from(a.space, regs, a, &addrs, mask, common, ctx, tally)
-    }
-
-    fn load_from(
-        &mut self,
-        space: Where,
-        regs: &mut Regs,
-        a: &Access,
-        addrs: &[u64; LANES],
-        mask: u32,
-        common: &mut Common,
-        ctx: &Context,
-        tally: &mut Tally,
-    ) -> Run<()> {
-        let total = a.bytes * a.regs.len() as u32;
-        match space {
-            Where::Global | Where::Generic => {
-                self.global_access(addrs, mask, total, Direction::Load, a.order, common, ctx, tally)?;
-                if a.order.acquire || a.order.strong {
-                    self.acquire(common, ctx);
-                }
-                let view = ctx.view;
-                fetch(regs, a, addrs, mask, |addr, bytes| view.load(addr, bytes));
-            }
-            Where::Shared => {
-                self.shared_access(addrs, mask, total, Direction::Load, a.order, common, ctx, tally)?;
-                let shared = &common.shared;
-                fetch(regs, a, addrs, mask, |addr, bytes| shared.load(addr, bytes));
-            }
-            Where::Local => {
-                tally.counters.local_bytes += u64::from(total) * u64::from(mask.count_ones());
-                self.check_local(addrs, mask, total, Direction::Load)?;
-                let local = &self.local;
-                fetch_by_lane(regs, a, addrs, mask, |l, addr, n| local[l].load(addr as usize, n as usize));
-            }
-            Where::Param => {
-                let params = &ctx.launch.params;
-                for l in lanes_of(mask) {
-                    if addrs[l].saturating_add(total.into()) > params.len() as u64 {
-                        let detail = format!(
-                            "{total} bytes outside the kernel's {} bytes of parameters",
-                            params.len()
-                        );
-                        return Err(Trouble::at(
-                            FaultKind::OutOfBounds,
-                            l,
-                            MemorySpace::Param,
-                            addrs[l],
-                            detail,
-                        ));
-                    }
-                }
-                fetch_by_lane(regs, a, addrs, mask, |_, addr, bytes| get(params, addr, bytes));
+        for (space, part) in split_generic(&mut addrs, mask) {
+            if part != 0 {
+                self.transfer::<STORE>(space, regs, a, &addrs, part, common, ctx, tally)?;
             }
         }
         Ok(())
     }
 
-    /// `st`
-    pub(super) fn store(
-        &mut self,
-        regs: &mut Regs,
-        a: &Access,
-        mask: u32,
-        common: &mut Common,
-        ctx: &Context,
-        tally: &mut Tally,
-    ) -> Run<()> {
-        let mut addrs = addresses(regs, &a.address);
-        if a.space == Where::Generic {
-            for (space, part) in split_generic(&mut addrs, mask) {
-                if part != 0 {
-                    self.store_to(space, regs, a, &addrs, part, common, ctx, tally)?;
-                }
-            }
-            return Ok(());
-        }
-        self.store_to(a.space, regs, a, &addrs, mask, common, ctx, tally)
-    }
-
-    fn store_to(
+    /// Checks an access to one space and moves the values.
+    fn transfer<const STORE: bool>(
         &mut self,
         space: Where,
         regs: &mut Regs,
@@ -337,32 +268,51 @@ impl Warp {
         tally: &mut Tally,
     ) -> Run<()> {
         let total = a.bytes * a.regs.len() as u32;
+        let direction = if STORE { Direction::Store } else { Direction::Load };
         match space {
             Where::Global | Where::Generic => {
-                if a.order.release || a.order.strong {
+                if STORE && (a.order.release || a.order.strong) {
                     self.release(common, ctx);
                 }
-                self.global_access(addrs, mask, total, Direction::Store, a.order, common, ctx, tally)?;
+                self.global_access(addrs, mask, total, direction, a.order, common, ctx, tally)?;
+                if !STORE && (a.order.acquire || a.order.strong) {
+                    self.acquire(common, ctx);
+                }
                 let view = ctx.view;
-                each_value(regs, a, addrs, mask, |_, addr, bytes, v| view.store(addr, bytes, v));
+                if STORE {
+                    each_value(regs, a, addrs, mask, |_, addr, bytes, v| view.store(addr, bytes, v));
+                } else {
+                    fetch(regs, a, addrs, mask, |addr, bytes| view.load(addr, bytes));
+                }
             }
             Where::Shared => {
-                self.shared_access(addrs, mask, total, Direction::Store, a.order, common, ctx, tally)?;
+                let new = |lane: usize, byte: usize| stored_byte(regs, a, lane, byte);
+                let new: Option<Stored> = if STORE { Some(&new) } else { None };
+                self.shared_access(addrs, mask, total, direction, a.order, new, common, ctx, tally)?;
                 let shared = &mut common.shared;
-                each_value(regs, a, addrs, mask, |_, addr, bytes, v| shared.store(addr, bytes, v));
+                if STORE {
+                    each_value(regs, a, addrs, mask, |_, addr, bytes, v| shared.store(addr, bytes, v));
+                } else {
+                    fetch(regs, a, addrs, mask, |addr, bytes| shared.load(addr, bytes));
+                }
             }
             Where::Local => {
                 tally.counters.local_bytes += u64::from(total) * u64::from(mask.count_ones());
-                self.check_local(addrs, mask, total, Direction::Store)?;
+                self.check_local(addrs, mask, total, direction)?;
                 let local = &mut self.local;
-                each_value(regs, a, addrs, mask, |l, addr, n, v| {
-                    local[l].store(addr as usize, n as usize, v);
-                });
+                if STORE {
+                    each_value(regs, a, addrs, mask, |l, addr, bytes, v| {
+                        local[l].store(addr as usize, bytes as usize, v);
+                    });
+                } else {
+                    let read = |l: usize, addr: u64, bytes: u32| local[l].load(addr as usize, bytes as usize);
+                    fetch_by_lane(regs, a, addrs, mask, read);
+                }
             }
             Where::Param => {
-                let l = mask.trailing_zeros() as usize;
-                let detail = "a kernel's parameters cannot be written".to_string();
-                return Err(Trouble::at(FaultKind::OutOfBounds, l, MemorySpace::Param, addrs[l], detail));
+                let params = &ctx.launch.params;
+                check_param::<STORE>(addrs, mask, total, params.len() as u64)?;
+                fetch_by_lane(regs, a, addrs, mask, |_, addr, bytes| get(params, addr, bytes));
             }
         }
         Ok(())
@@ -397,6 +347,23 @@ impl Warp {
         }
         Ok(())
     }
+}
+
+/// Byte `byte` of what lane `lane` stores.
+fn stored_byte(regs: &Regs, a: &Access, lane: usize, byte: usize) -> u8 {
+    let (element, shift) = (byte / a.bytes as usize, byte % a.bytes as usize * 8);
+    a.regs[element].map_or(0, |slot| (regs.lane(slot, lane) >> shift) as u8)
+}
+
+/// A kernel's parameters through a generic address: they are read, and no further than they go.
+fn check_param<const STORE: bool>(addrs: &[u64; LANES], mask: u32, bytes: u32, have: u64) -> Run<()> {
+    let outside = |l: &usize| STORE || addrs[*l].saturating_add(bytes.into()) > have;
+    let Some(l) = lanes_of(mask).find(outside) else { return Ok(()) };
+    let detail = match STORE {
+        true => "a kernel's parameters cannot be written".to_string(),
+        false => format!("{bytes} bytes outside the kernel's {have} bytes of parameters"),
+    };
+    Err(Trouble::at(FaultKind::OutOfBounds, l, MemorySpace::Param, addrs[l], detail))
 }
 
 /// `ld.param` of a kernel's parameter by name: the same for every lane.

@@ -15,8 +15,8 @@ use crate::value::half::{self, Bf16, F16, Post, both};
 use crate::value::soft::Format;
 
 /// The new value of a location that holds `old`; `a` is the operand (the new value, for `cas`), `compare` is what
-/// `cas` compares with.
-pub(crate) fn apply(op: Operation, ty: Type, old: u64, a: u64, compare: u64) -> u64 {
+/// `cas` compares with. Sums in f32 flush subnormals in global memory alone (ISA 9.7.13.10).
+fn apply(op: Operation, ty: Type, old: u64, a: u64, compare: u64, global: bool) -> u64 {
     let bits = ty.bits();
     let mask = if bits == 64 { !0 } else { (1u64 << bits) - 1 };
     let signed = |v: u64| (v << (64 - bits)) as i64 >> (64 - bits);
@@ -46,7 +46,7 @@ pub(crate) fn apply(op: Operation, ty: Type, old: u64, a: u64, compare: u64) -> 
                 old - 1
             }
         }
-        // f32 atomics on global memory flush subnormals on no current hardware, on shared memory neither.
+        (Operation::Add, Type::F32) if global => u64::from(float::add32::<true, false>(old as u32, a as u32)),
         (Operation::Add, Type::F32) => u64::from(float::add32::<false, false>(old as u32, a as u32)),
         (Operation::Add, Type::F64) => float::add64(old, a),
         (_, Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2) => {
@@ -143,11 +143,11 @@ impl Warp {
         match space {
             Where::Shared => {
                 tally.counters.shared_atomics += u64::from(mask.count_ones());
-                common.shared.check(addrs, mask, bytes, self.id, Touch::Strong, ctx.checks)?;
+                common.shared.check(addrs, mask, bytes, self.id, Touch::Strong, None, ctx.checks)?;
                 for l in self.order(mask) {
                     let (value, compare) = operands(regs, l);
                     let old = common.shared.load(addrs[l], bytes);
-                    common.shared.store(addrs[l], bytes, apply(a.op, a.ty, old, value, compare));
+                    common.shared.store(addrs[l], bytes, apply(a.op, a.ty, old, value, compare, false));
                     if let Some(d) = a.dst {
                         regs.set_lane(d, l, old);
                     }
@@ -164,7 +164,7 @@ impl Warp {
                     let (value, compare) = operands(regs, l);
                     let (at, n) = (addrs[l] as usize, bytes as usize);
                     let old = self.local[l].load(at, n);
-                    self.local[l].store(at, n, apply(a.op, a.ty, old, value, compare));
+                    self.local[l].store(at, n, apply(a.op, a.ty, old, value, compare, false));
                     if let Some(d) = a.dst {
                         regs.set_lane(d, l, old);
                     }
@@ -176,7 +176,8 @@ impl Warp {
                 self.release(common, ctx);
                 for l in self.order(mask) {
                     let (value, compare) = operands(regs, l);
-                    let old = ctx.view.update(addrs[l], width, |old| apply(a.op, a.ty, old, value, compare));
+                    let old =
+                        ctx.view.update(addrs[l], width, |old| apply(a.op, a.ty, old, value, compare, true));
                     if let Some(d) = a.dst {
                         regs.set_lane(d, l, old);
                     }

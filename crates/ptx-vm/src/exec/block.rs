@@ -4,7 +4,7 @@ use super::context::{Context, Rng, Trouble};
 use super::copies::Copies;
 use super::local::Local;
 use super::paths::{CallFrame, PATIENCE, Path, State};
-use super::regs::Regs;
+use super::regs::{LANES, Regs};
 use super::shared::Shared;
 use super::tally::Tally;
 use super::warp::{Stop, Warp};
@@ -281,7 +281,7 @@ impl Warp {
             parent: NONE,
             call: NONE,
             local_base: 0,
-            local_end: 0,
+            tops: [0; LANES],
             depth: 0,
         });
         warp.prepare_frame(0, mask, ctx);

@@ -2,7 +2,8 @@
 use super::block::Common;
 use super::context::{Context, Resolved, Run, Trouble};
 use super::paths::{CallFrame, Path, State};
-use super::regs::{Regs, Row};
+use super::printf;
+use super::regs::{LANES, Regs, Row};
 use super::tally::lanes_of;
 use super::warp::{Running, Step, Warp};
 use crate::decode::program::{Builtin, Call, CallTarget, Kind, NONE, Passed, function_address};
@@ -25,6 +26,9 @@ impl Warp {
         f.regs.rows.resize(info.rows as usize, Row([junk; 32]));
         f.regs.preds.clear();
         f.regs.preds.resize(info.preds as usize, 0);
+        f.regs.undefined.clear();
+        f.regs.undefined.resize(info.undefined.len(), !0);
+        f.regs.undefined.resize(info.watched as usize, 0);
         for (slot, value) in &ctx.constants[f.function as usize] {
             let bits = match value {
                 Resolved::Bits(b) => *b,
@@ -36,8 +40,9 @@ impl Warp {
                 f.regs.put(slot.at, !0, &[bits as u32; 32]);
             }
         }
-        f.local_end = f.local_base + info.local_bytes;
-        let (from, to) = (f.local_base as usize, f.local_end as usize);
+        let end = f.local_base + info.local_bytes;
+        f.tops = [end; LANES];
+        let (from, to) = (f.local_base as usize, end as usize);
         self.open_local(mask, from, to, ctx);
     }
 
@@ -99,7 +104,7 @@ impl Warp {
         let info = &ctx.program.frames[function as usize];
         let lane = mask.trailing_zeros();
         let caller = &self.frames[run.frame as usize];
-        let (depth, base) = (caller.depth + 1, caller.local_end.next_multiple_of(16));
+        let (depth, base) = (caller.depth + 1, caller.top(mask).next_multiple_of(16));
         // A frame costs what it declares, and something for the return address and saved registers.
         let stack = u64::from(base) + u64::from(info.local_bytes) + u64::from(depth) * 32;
         if stack > u64::from(ctx.device.stack_bytes) || depth > MAX_DEPTH {
@@ -116,7 +121,7 @@ impl Warp {
             parent: run.frame,
             call: run.pc - 1,
             local_base: base,
-            local_end: base,
+            tops: [base; LANES],
             depth,
         };
         let frame = match self.free_frames.pop() {
@@ -218,28 +223,26 @@ impl Warp {
         let frame = run.frame as usize;
         match kind {
             Kind::StackSave(dst) => {
-                let end = u64::from(self.frames[frame].local_end);
-                lanes_of(mask).for_each(|l| run.regs.set_lane(*dst, l, end));
+                lanes_of(mask).for_each(|l| run.regs.set_lane(*dst, l, self.frames[frame].tops[l].into()));
             }
             Kind::StackRestore(src) => {
-                let floor = self.frames[frame].local_base
-                    + ctx.program.frames[self.frames[frame].function as usize].local_bytes;
-                let to = run.regs.lane(*src, lane as usize) as u32;
-                // Lanes that stand elsewhere may still use what lies above.
-                if self.frames[frame].lanes == run.mask {
-                    self.frames[frame].local_end = to.max(floor);
+                let f = &mut self.frames[frame];
+                let floor = f.local_base + ctx.program.frames[f.function as usize].local_bytes;
+                for l in lanes_of(mask) {
+                    let saved = run.regs.lane(*src, l) as u32;
+                    f.tops[l] = saved.max(floor).min(f.tops[l]);
                 }
             }
             Kind::Alloca { dst, bytes, align } => {
                 let most = lanes_of(mask).map(|l| run.regs.lane(*bytes, l)).max().unwrap_or(0);
-                let at = u64::from(self.frames[frame].local_end).next_multiple_of((*align).max(16));
+                let at = u64::from(self.frames[frame].top(mask)).next_multiple_of((*align).max(16));
                 let end = at.saturating_add(most);
                 if end > u64::from(ctx.device.stack_bytes) {
                     let detail =
                         format!("alloca of {most} bytes, the thread has {} of stack", ctx.device.stack_bytes);
                     return Err(Trouble::new(FaultKind::StackOverflow, lane, detail));
                 }
-                self.frames[frame].local_end = end as u32;
+                lanes_of(mask).for_each(|l| self.frames[frame].tops[l] = end as u32);
                 self.open_local(mask, at as usize, end as usize, ctx);
                 lanes_of(mask).for_each(|l| run.regs.set_lane(*dst, l, at));
             }
@@ -292,10 +295,19 @@ impl Warp {
             }
             Builtin::Printf => {
                 for l in lanes_of(run.mask) {
-                    let format = self.string(ctx, argument(self, run, 0, l), l);
-                    let arguments = argument(self, run, 1, l);
-                    let text = self.format(ctx, &format, arguments, l);
-                    let count = text.len() as u64;
+                    let [format, mut at] = [0, 1].map(|i| argument(self, run, i, l));
+                    if format == 0 {
+                        self.set_result(run, call.returns.first(), l, -1i64 as u64);
+                        continue;
+                    }
+                    // Arguments lie at multiples of their size.
+                    let mut next = |size: u64| {
+                        let place = at.next_multiple_of(size);
+                        at = place + size;
+                        self.peek(ctx, place, size, l).unwrap_or(0)
+                    };
+                    let string = |address| self.string(ctx, address, l);
+                    let (text, count) = printf::format(&string(format), &mut next, &string);
                     ctx.print(common.block, text);
                     self.set_result(run, call.returns.first(), l, count);
                 }
@@ -322,65 +334,5 @@ impl Warp {
     fn string(&self, ctx: &Context, address: u64, lane: usize) -> String {
         let bytes = (0..4096).map_while(|i| self.peek(ctx, address + i, 1, lane)).map(|b| b as u8);
         String::from_utf8_lossy(&bytes.take_while(|&b| b != 0).collect::<Vec<u8>>()).into_owned()
-    }
-
-    /// `printf` as C has it, for the conversions device code uses. Arguments lie at multiples of their size.
-    fn format(&self, ctx: &Context, format: &str, arguments: u64, lane: usize) -> String {
-        let mut out = String::new();
-        let mut at = arguments;
-        let mut rest = format.chars().peekable();
-        while let Some(c) = rest.next() {
-            if c != '%' {
-                out.push(c);
-                continue;
-            }
-            let mut spec = String::new();
-            let conversion = loop {
-                match rest.next() {
-                    Some(c) if c.is_ascii_alphabetic() && !matches!(c, 'l' | 'h' | 'z' | 'j' | 't') => {
-                        break c;
-                    }
-                    Some('%') => break '%',
-                    Some(c) => spec.push(c),
-                    None => break '%',
-                }
-            };
-            if conversion == '%' {
-                out.push('%');
-                continue;
-            }
-            let long = spec.contains(['l', 'z', 'j', 't'])
-                || matches!(conversion, 'p' | 's' | 'f' | 'e' | 'g' | 'F' | 'E' | 'G' | 'a');
-            let size = if long { 8 } else { 4 };
-            at = at.next_multiple_of(size);
-            let value = self.peek(ctx, at, size, lane).unwrap_or(0);
-            at += size;
-            let digits: String = spec.chars().filter(|c| !matches!(c, 'l' | 'h' | 'z' | 'j' | 't')).collect();
-            let (width, precision) = digits.split_once('.').unwrap_or((&digits, ""));
-            let precision = precision.parse().ok();
-            let signed = if long { value as i64 } else { i64::from(value as i32) };
-            let text = match conversion {
-                'd' | 'i' => signed.to_string(),
-                'u' => value.to_string(),
-                'x' => format!("{value:x}"),
-                'X' => format!("{value:X}"),
-                'o' => format!("{value:o}"),
-                'p' => format!("{value:#x}"),
-                'c' => char::from(value as u8).to_string(),
-                's' => self.string(ctx, value, lane),
-                'e' | 'E' => format!("{:.*e}", precision.unwrap_or(6), f64::from_bits(value)),
-                'g' | 'G' => f64::from_bits(value).to_string(),
-                _ => format!("{:.*}", precision.unwrap_or(6), f64::from_bits(value)),
-            };
-            let left = width.starts_with('-');
-            let zero = width.starts_with('0');
-            let columns: usize = width.trim_start_matches(['-', '0', '+', ' ', '#']).parse().unwrap_or(0);
-            match (left, zero) {
-                (true, _) => out.push_str(&format!("{text:<columns$}")),
-                (_, true) => out.push_str(&format!("{text:0>columns$}")),
-                _ => out.push_str(&format!("{text:>columns$}")),
-            }
-        }
-        out
     }
 }

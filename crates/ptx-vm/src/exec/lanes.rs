@@ -232,15 +232,25 @@ impl<T: Lane, F: Fn(T, T) -> bool + Send + Sync + 'static> LaneOp for Compare<T,
 
 #[inline]
 fn combine(how: &Combine, regs: &Regs, with: u32, bits: u32) -> (u32, u32) {
+    (combined(how.with, regs, with, bits), combined(how.with, regs, with, !bits))
+}
+
+/// A comparison's bits after `.BoolOp` with a predicate, negated or not.
+#[inline]
+pub(crate) fn combined(
+    how: Option<(crate::syntax::ast::Operation, bool)>,
+    regs: &Regs,
+    with: u32,
+    bits: u32,
+) -> u32 {
     use crate::syntax::ast::Operation;
-    let Some((operation, negate)) = how.with else { return (bits, !bits) };
+    let Some((operation, negate)) = how else { return bits };
     let c = regs.preds[with as usize] ^ if negate { !0 } else { 0 };
-    let apply = |x: u32| match operation {
-        Operation::And => x & c,
-        Operation::Or => x | c,
-        _ => x ^ c,
-    };
-    (apply(bits), apply(!bits))
+    match operation {
+        Operation::And => bits & c,
+        Operation::Or => bits | c,
+        _ => bits ^ c,
+    }
 }
 
 /// `setp`: a predicate from a comparison of two registers.

@@ -38,7 +38,7 @@ impl Warp {
             }
         }
         tally::shared(&mut tally.counters.shared_loads, &addrs, used, 16);
-        common.shared.check(&addrs, used, 16, self.id, Touch::Read, ctx.checks)?;
+        common.shared.check(&addrs, used, 16, self.id, Touch::Read, None, ctx.checks)?;
         for (i, &row) in a.regs.iter().enumerate() {
             let mut tile = [[0u8; 16]; 8];
             for r in 0..8 {
@@ -92,7 +92,7 @@ impl Warp {
                     Where::Shared => {
                         tally::shared(shared_traffic(tally, direction), &addrs, !0, bytes);
                         let touch = if a.store { Touch::Write } else { Touch::Read };
-                        common.shared.check(&addrs, !0, bytes, self.id, touch, ctx.checks)?;
+                        common.shared.check(&addrs, !0, bytes, self.id, touch, None, ctx.checks)?;
                     }
                     _ => {
                         tally::global(global_traffic(tally, direction), &addrs, !0, bytes);

@@ -67,7 +67,7 @@ impl Warp {
         for l in lanes_of(mask) {
             let addr = addrs[l];
             let touch = if matches!(m.op, MbarrierOp::Init { .. }) { Touch::Write } else { Touch::Strong };
-            common.shared.check_range(l, addr, 8, self.id, touch, ctx.checks)?;
+            common.shared.check_range(l, addr, 8, self.id, touch, None, ctx.checks)?;
             let word = common.shared.load(addr, 8);
             let bad =
                 |detail: String| Trouble::at(FaultKind::BadMbarrier, l, MemorySpace::Shared, addr, detail);

@@ -11,7 +11,7 @@
 //! is no progress for a lane that waits outside of it.
 use super::block::Common;
 use super::context::{Run, Trouble};
-use super::regs::{Regs, Slot};
+use super::regs::{LANES, Regs, Slot};
 use super::tally::{Tally, lanes_of};
 use super::warp::{Running, Step, Warp};
 use crate::decode::program::NONE;
@@ -68,9 +68,16 @@ pub(crate) struct CallFrame {
     pub call: u32,
     /// Where its local memory begins.
     pub local_base: u32,
-    /// Where the next frame's begins (moved by `alloca`).
-    pub local_end: u32,
+    /// Where the next frame's begins, in each lane (moved by `alloca` and `stackrestore`).
+    pub tops: [u32; LANES],
     pub depth: u32,
+}
+
+impl CallFrame {
+    /// The highest top of the lanes of `mask`.
+    pub fn top(&self, mask: u32) -> u32 {
+        lanes_of(mask).map(|l| self.tops[l]).max().unwrap_or(self.local_base)
+    }
 }
 
 impl Warp {

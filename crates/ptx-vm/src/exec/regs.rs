@@ -51,6 +51,8 @@ pub(crate) struct Regs {
     pub rows: Vec<Row>,
     /// Predicates; [`CARRY`] first.
     pub preds: Vec<u32>,
+    /// For each watched register, the lanes in which it holds nothing.
+    pub undefined: Vec<u32>,
 }
 
 /// The predicate that holds the carry flag.

@@ -93,6 +93,9 @@ pub(crate) fn global(traffic: &mut GlobalTraffic, addrs: &[u64; LANES], mask: u3
     let (mut sectors, mut starts, mut n) = ([0; 2 * LANES], [0; LANES], 0);
     let mut m = 0;
     for l in lanes_of(mask) {
+        if n > 0 && starts[n - 1] == addrs[l] {
+            continue;
+        }
         starts[n] = addrs[l];
         n += 1;
         let (first, last) = (addrs[l] / SECTOR, (addrs[l] + bytes - 1) / SECTOR);
@@ -121,20 +124,27 @@ const BANKS: usize = 32;
 
 /// Passes over the banks for lanes of one phase: the most distinct words that fall on one bank.
 fn phase(addrs: &[u64; LANES], mask: u32, words: u64) -> u64 {
-    let (mut seen, mut n) = ([(0u64, 0u32); 4 * LANES], 0);
-    let mut per_bank = [0u8; BANKS];
+    // The first word on each bank, and the words that came after another on theirs.
+    let (mut first, mut count) = ([0u64; BANKS], [0u8; BANKS]);
+    let (mut more, mut n) = ([0u64; 4 * LANES], 0);
+    let mut last = None;
     for l in lanes_of(mask) {
+        if last.replace(addrs[l]) == Some(addrs[l]) {
+            continue;
+        }
         for w in 0..words {
             let word = addrs[l] / 4 + w;
-            let bank = (word % BANKS as u64) as u32;
-            if !seen[..n].contains(&(word, bank)) {
-                seen[n] = (word, bank);
+            let bank = (word % BANKS as u64) as usize;
+            if count[bank] == 0 {
+                (first[bank], count[bank]) = (word, 1);
+            } else if first[bank] != word && !more[..n].contains(&word) {
+                more[n] = word;
                 n += 1;
-                per_bank[bank as usize] += 1;
+                count[bank] += 1;
             }
         }
     }
-    u64::from(per_bank.into_iter().max().unwrap_or(0))
+    u64::from(count.into_iter().max().unwrap_or(0))
 }
 
 /// Counts a request to shared memory. An access of 8 bytes goes in two phases of 16 lanes, one of 16 bytes in four
@@ -165,4 +175,37 @@ pub(crate) fn shared_row(traffic: &mut SharedTraffic, bytes: u32) {
     traffic.requests += 1;
     traffic.bytes += u64::from(bytes) * LANES as u64;
     traffic.wavefronts += u64::from(bytes).div_ceil(4);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn wavefronts(addrs: &[u64; LANES], mask: u32, bytes: u32) -> u64 {
+        let mut traffic = SharedTraffic::default();
+        shared(&mut traffic, addrs, mask, bytes);
+        traffic.wavefronts
+    }
+
+    #[test]
+    fn banks_are_passed_as_often_as_their_words_ask() {
+        let at = |f: fn(u64) -> u64| std::array::from_fn(|l| f(l as u64));
+        assert_eq!(wavefronts(&at(|_| 64), !0, 4), 1, "one word for all");
+        assert_eq!(wavefronts(&at(|l| 4 * l), !0, 4), 1, "a row");
+        assert_eq!(wavefronts(&at(|l| 8 * l), !0, 4), 2, "every other word");
+        assert_eq!(wavefronts(&at(|l| 128 * l), !0, 4), 32, "one bank");
+        assert_eq!(wavefronts(&at(|l| 132 * l), !0, 4), 1, "a column of 33 words a row");
+        assert_eq!(wavefronts(&at(|l| 128 * l), 7, 4), 3, "three lanes");
+        assert_eq!(wavefronts(&at(|l| 16 * l), !0, 16), 4, "16 bytes a lane, four phases");
+        // Against sets of words, bank by bank.
+        let mut rng = super::super::context::Rng::new(5);
+        for _ in 0..200 {
+            let addrs = std::array::from_fn(|_| 4 * rng.below(300));
+            let mask = rng.next() as u32 | 1;
+            let words: HashSet<u64> = lanes_of(mask).map(|l| addrs[l] / 4).collect();
+            let most = (0..32).map(|bank| words.iter().filter(|w| *w % 32 == bank).count()).max();
+            assert_eq!(Some(wavefronts(&addrs, mask, 4) as usize), most);
+        }
+    }
 }

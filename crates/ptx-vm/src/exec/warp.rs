@@ -6,6 +6,7 @@ use super::paths::{CallFrame, Join, Path, State};
 use super::regs::Regs;
 use super::tally::Tally;
 use crate::decode::program::{Kind, NONE};
+use crate::launch::Checks;
 use crate::memory::Hit;
 use crate::strict::FaultKind;
 
@@ -201,8 +202,12 @@ impl Warp {
             Kind::Param { offset, bytes, sign, keep, regs } => {
                 super::access::load_param(&mut run.regs, *offset, *bytes, *sign, *keep, regs, mask, ctx);
             }
-            Kind::Load(access) => self.load(&mut run.regs, access, mask, common, ctx, tally)?,
-            Kind::Store(access) => self.store(&mut run.regs, access, mask, common, ctx, tally)?,
+            Kind::Load(access) => {
+                self.load_or_store::<false>(&mut run.regs, access, mask, common, ctx, tally)?
+            }
+            Kind::Store(access) => {
+                self.load_or_store::<true>(&mut run.regs, access, mask, common, ctx, tally)?
+            }
             Kind::Atomic(atomic) => self.atomic(&mut run.regs, atomic, mask, common, ctx, tally)?,
             Kind::BranchIndex { index, targets, join } => {
                 return self.branch_index(run, *index, targets, *join, tally);
@@ -258,7 +263,8 @@ impl Warp {
             Kind::Breakpoint => {
                 return Err(Trouble::new(FaultKind::Breakpoint, lane, "the kernel executed brkpt"));
             }
-            Kind::Nothing => {}
+            Kind::Undefined(u) if ctx.checks == Checks::All => self.undefined(run, u, ctx)?,
+            Kind::Undefined(_) | Kind::Nothing => {}
         }
         Ok(Step::Next)
     }

@@ -25,6 +25,16 @@ fn mentions(module: &Module, instr: &Instr, read: &mut dyn FnMut(RegId), write: 
     if let Some(guard) = instr.guard {
         read(guard.reg);
     }
+    operands(module, instr, read, write);
+}
+
+/// The same without the guard.
+pub(super) fn operands(
+    module: &Module,
+    instr: &Instr,
+    read: &mut dyn FnMut(RegId),
+    write: &mut dyn FnMut(RegId),
+) {
     if let Some(call) = &instr.call {
         if let CallTarget::Indirect { reg, .. } = call.target {
             read(reg);
@@ -46,7 +56,8 @@ fn mentions(module: &Module, instr: &Instr, read: &mut dyn FnMut(RegId), write: 
     }
 }
 
-fn operand(operand: &Operand, each: &mut dyn FnMut(RegId)) {
+/// Calls `each` for every register of an operand.
+pub(crate) fn operand(operand: &Operand, each: &mut dyn FnMut(RegId)) {
     match &operand.kind {
         OperandKind::Register(reg) | OperandKind::NotPredicate(reg) => each(*reg),
         OperandKind::Memory { base: Base::Reg(reg), .. } => each(*reg),
@@ -65,9 +76,17 @@ fn operand(operand: &Operand, each: &mut dyn FnMut(RegId)) {
 /// Predicted registers per thread of one function, callees not counted.
 pub fn registers(module: &Module, function: &Function, flow: &Flow) -> u32 {
     let Some(body) = &function.body else { return 0 };
-    let exact = flow.blocks.len().saturating_mul(function.registers.len()) <= EXACT_BITS;
-    let most = if exact { live_sets(module, function, body, flow) } else { None };
+    let most = live_sets(module, function, body, flow).map(|(most, _)| most);
     most.unwrap_or_else(|| intervals(module, function, body)).clamp(1, 255)
+}
+
+/// Registers that some way through the function reads before it writes them. None for enormous functions.
+pub(super) fn live_at_entry(module: &Module, function: &Function, flow: &Flow) -> Vec<RegId> {
+    let sets = function.body.as_ref().and_then(|body| live_sets(module, function, body, flow));
+    let live = |(_, first): (u32, Set)| {
+        (0..function.registers.len() as u32).map(RegId).filter(move |&r| first.has(r)).collect()
+    };
+    sets.map_or_else(Vec::new, live)
 }
 
 /// A set of registers.
@@ -85,6 +104,9 @@ impl Set {
         self.0[word] |= bit;
         new
     }
+    fn has(&self, reg: RegId) -> bool {
+        self.0[reg.0 as usize / 64] >> (reg.0 % 64) & 1 == 1
+    }
     fn remove(&mut self, reg: RegId) -> bool {
         let (word, bit) = (reg.0 as usize / 64, 1 << (reg.0 % 64));
         let had = self.0[word] & bit != 0;
@@ -94,9 +116,13 @@ impl Set {
 }
 
 /// Backward data flow: live at a block's entry is what it reads before writing, and what lives at its exit and it does
-/// not write. A guarded write keeps the old value alive. `None` when it does not settle soon.
-fn live_sets(module: &Module, function: &Function, body: &Body, flow: &Flow) -> Option<u32> {
+/// not write. A guarded write keeps the old value alive. Gives the most registers live at once, and those live at the
+/// function's entry; `None` when there are too many or it does not settle soon.
+fn live_sets(module: &Module, function: &Function, body: &Body, flow: &Flow) -> Option<(u32, Set)> {
     let count = function.registers.len();
+    if flow.blocks.len().saturating_mul(count) > EXACT_BITS {
+        return None;
+    }
     let mut live_in: Vec<Set> = flow.blocks.iter().map(|_| Set::new(count)).collect();
     for _ in 0..PASSES {
         let mut moved = false;
@@ -113,7 +139,7 @@ fn live_sets(module: &Module, function: &Function, body: &Body, flow: &Flow) -> 
             }
         }
         if !moved {
-            return Some(most);
+            return Some((most, live_in.into_iter().next()?));
         }
     }
     None

@@ -154,6 +154,20 @@ impl Memory {
         Ok(())
     }
 
+    /// Makes a live block as good as new: what it held is gone, and its content is undefined.
+    pub fn renew(&self, addr: u64) -> Result<(), MemoryError> {
+        let table = self.table();
+        let block = table.find(addr).filter(|(start, _)| *start == addr);
+        let (_, bytes) = block.ok_or(MemoryError::NotABlock { addr })?;
+        let bytes = bytes as usize;
+        self.arena.release(addr, bytes);
+        self.shadow.clear(addr, bytes);
+        if let Some(seed) = table.poison {
+            self.arena.poison(addr, bytes, seed ^ (addr - self.arena.start()));
+        }
+        Ok(())
+    }
+
     fn check(&self, addr: u64, bytes: usize) -> Result<(), MemoryError> {
         let table = self.table();
         match table.find(addr) {

@@ -9,7 +9,7 @@
 //! - B: row `e t + i + 4 e r`, column `g`;
 //! - C and D, part number `j = e r + i`: row `g + 8 (j / 2)`, column `2 t + j % 2`.
 //!
-//! Products of 16-bit floats are exact in f32 and are added by fused multiply-adds in ascending depth: the error
+//! Products of 16-bit and 8-bit floats are exact in f32 and are added by fused multiply-adds in ascending depth: the error
 //! against the exact sum is at most `k 2^-24` times the sum of magnitudes, which is no worse than the hardware's
 //! (whose order is not specified). Under a seed the order of the depth is shuffled.
 
@@ -18,6 +18,7 @@ pub(crate) mod wmma;
 use crate::exec::lanes::{Args, LaneOp, RowOp, boxed};
 use crate::exec::regs::{LANES, Lane, Regs};
 use crate::syntax::ast::{Modifiers, Operation, Shape, Type};
+use crate::value::convert::{e4m3_to_f32, e5m2_to_f32};
 use crate::value::float::{NAN32, fma64};
 use crate::value::half::{Bf16, F16, Half};
 use crate::value::soft::{self, Format, Round};
@@ -158,6 +159,7 @@ impl Mma {
         let op: Box<dyn RowOp> = match ta {
             Type::F16 => boxed(HalfProduct(operands, std::marker::PhantomData::<F16>)),
             Type::Bf16 => boxed(HalfProduct(operands, std::marker::PhantomData::<Bf16>)),
+            Type::E4m3 | Type::E5m2 => boxed(ByteProduct::new(operands)),
             Type::Tf32 | Type::F32 => boxed(TfProduct(operands)),
             Type::F64 => boxed(DoubleProduct(operands, crate::decode::round(m.rounding))),
             Type::B1 => boxed(BitProduct(operands, m.operation == Some(Operation::And))),
@@ -279,6 +281,28 @@ impl<H: Half + Send + Sync> LaneOp for HalfProduct<H> {
         let widen = |v: u32, part: usize| H::widen(v >> (16 * part) & 0xffff);
         self.0.a.gather(regs, &mut a, widen);
         self.0.b.gather(regs, &mut b, widen);
+        float_product(&self.0, regs, &a, &b, noise);
+    }
+}
+
+/// 8-bit floats: the value of each of the 256 encodings, of A and of B.
+struct ByteProduct(Operands, [Box<[f32; 256]>; 2]);
+impl ByteProduct {
+    fn new(operands: Operands) -> ByteProduct {
+        let values = [operands.types[1], operands.types[2]].map(|ty| {
+            let value: fn(u8) -> f32 = if ty == Type::E4m3 { e4m3_to_f32 } else { e5m2_to_f32 };
+            Box::new(std::array::from_fn(|bits| value(bits as u8)))
+        });
+        ByteProduct(operands, values)
+    }
+}
+impl LaneOp for ByteProduct {
+    #[inline(always)]
+    fn go(&self, regs: &mut Regs, _args: &Args, _mask: u32, noise: u64) {
+        let (mut a, mut b) = ([0f32; MAX_AB / 2], [0f32; MAX_AB / 2]);
+        let [va, vb] = &self.1;
+        self.0.a.gather(regs, &mut a, |v: u32, part| va[(v >> (8 * part) & 0xff) as usize]);
+        self.0.b.gather(regs, &mut b, |v: u32, part| vb[(v >> (8 * part) & 0xff) as usize]);
         float_product(&self.0, regs, &a, &b, noise);
     }
 }

@@ -66,8 +66,16 @@ impl SharedRaces {
         tag == 0 || self.knows(warp, tag & 31, tag >> WARP_BITS)
     }
 
-    /// Records an access; the conflict if there is one.
-    pub fn touch(&mut self, at: usize, bytes: usize, warp: u32, touch: Touch) -> Option<SharedRace> {
+    /// Records an access; the conflict if there is one. Two writes do not conflict where `same` says of a byte that
+    /// the second leaves it as it is: warps that hold the same values may all store them, as compilers let them.
+    pub fn touch(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        warp: u32,
+        touch: Touch,
+        same: impl Fn(usize) -> bool,
+    ) -> Option<SharedRace> {
         let mine = self.tag(warp);
         let race = |at, other: u32, before: &str, now: &str| {
             let detail = format!(
@@ -81,11 +89,12 @@ impl SharedRaces {
         for b in at..at + bytes {
             let writer = self.writers[b];
             if touch != Touch::Strong && writer != fine[0] {
-                if !self.ordered(warp, writer) {
+                if self.ordered(warp, writer) {
+                    fine[0] = writer;
+                } else if touch == Touch::Read || !same(b) {
                     let now = if touch == Touch::Read { "reads" } else { "writes" };
                     return race(b, writer, "wrote", now);
                 }
-                fine[0] = writer;
             }
             match touch {
                 Touch::Strong => {}

@@ -60,6 +60,16 @@ fn e4m3_value(bits: u64) -> Exact {
     Exact::Finite { sign, mant, exp, sticky: false }
 }
 
+/// The value of an e4m3.
+pub fn e4m3_to_f32(bits: u8) -> f32 {
+    f32::from_bits(e4m3_value(bits.into()).round(Format::F32, Round::Nearest) as u32)
+}
+
+/// The value of an e5m2: the upper half of an f16.
+pub fn e5m2_to_f32(bits: u8) -> f32 {
+    half::f16::from_bits(u16::from(bits) << 8).to_f32()
+}
+
 /// Rounds to e4m3; out of range gives the largest finite value (`.satfinite` is mandatory).
 fn e4m3_bits(value: Exact, round: Round) -> u64 {
     let sign = match value {

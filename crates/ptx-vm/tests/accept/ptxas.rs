@@ -1,15 +1,7 @@
-//! The real assembler, when there is one: `FERROTUNE_PTXAS` or `ptxas` on the path.
+//! The real assembler as a judge of single lines.
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-
-/// Where the assembler is.
-pub fn find() -> Option<PathBuf> {
-    let named = std::env::var_os("FERROTUNE_PTXAS").map(PathBuf::from);
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = || std::env::split_paths(&paths).map(|dir| dir.join("ptxas")).find(|p| p.is_file());
-    named.filter(|p| p.is_file()).or_else(on_path)
-}
 
 /// Builds a module around lines, `None` for one left out; with it, the number of the first line.
 pub type Wrap<'a> = &'a dyn Fn(&[Option<&str>]) -> (String, u32);

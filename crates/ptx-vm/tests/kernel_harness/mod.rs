@@ -1,6 +1,8 @@
 //! What the tests of the engine share: a device, its buffers, launches with typed arguments, the assembler.
 #![allow(dead_code)]
-use std::path::PathBuf;
+#[path = "../tools/mod.rs"]
+pub mod tools;
+
 use std::process::Command;
 use std::sync::Arc;
 
@@ -63,6 +65,19 @@ impl Gpu {
         args: &[Arg],
         options: &Options,
     ) -> Result<Counters, Fault> {
+        self.try_run_shared(entry, grid, block, 0, args, options)
+    }
+
+    /// With dynamic shared memory. Parameters without an argument are zero.
+    pub fn try_run_shared(
+        &self,
+        entry: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: u32,
+        args: &[Arg],
+        options: &Options,
+    ) -> Result<Counters, Fault> {
         let kernel = self.loaded.module().kernel(entry).expect("the entry exists");
         let mut params = vec![0; kernel.param_bytes];
         for (p, a) in kernel.params.iter().zip(args) {
@@ -73,7 +88,7 @@ impl Gpu {
                 Arg::F32(v) => to.copy_from_slice(&v.to_le_bytes()),
             }
         }
-        let l = Launch { grid, block, params, ..Launch::default() };
+        let l = Launch { grid, block, shared_bytes, params, ..Launch::default() };
         launch(&self.memory, &self.loaded, entry, &l, options)
     }
 
@@ -105,25 +120,18 @@ pub fn every_way() -> Vec<Options> {
     all
 }
 
-/// The first that exists: `FERROTUNE_PTXAS`, then `ptxas` on the path.
-pub fn ptxas() -> Option<PathBuf> {
-    let named = std::env::var_os("FERROTUNE_PTXAS").map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = || std::env::split_paths(&path).map(|d| d.join("ptxas")).find(|p| p.is_file());
-    named.filter(|p| p.is_file()).or_else(found)
-}
-
-/// Assembles a kernel for `sm_80` and panics with the assembler's words if it is refused.
+/// Assembles a kernel for its own target and panics with the assembler's words if it is refused.
 pub fn assemble(name: &str, source: &str) {
-    let Some(ptxas) = ptxas() else {
+    let Some(ptxas) = tools::ptxas() else {
         println!("{name}: skipped: no ptxas");
         return;
     };
     let dir = tempfile::tempdir().expect("a temporary folder");
     let file = dir.path().join("kernel.ptx");
     std::fs::write(&file, source).expect("written");
+    let target = source.split(".target ").nth(1).expect("a target").split_whitespace().next();
     let out = Command::new(ptxas)
-        .args(["-arch=sm_80", "-o"])
+        .args(["-O1", "-arch", target.expect("a target"), "-o"])
         .arg(dir.path().join("kernel.cubin"))
         .arg(&file)
         .output();

@@ -8,6 +8,7 @@ pub const LANES: usize = 512;
 fn prefix(ty: &str) -> &str {
     match ty {
         "pred" => "%p",
+        "e4m3x2" | "e5m2x2" => "%h",
         _ if ty.contains("x2") => "%r",
         _ => match &ty[1..] {
             "16" | "f16" => "%h",
