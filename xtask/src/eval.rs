@@ -1,6 +1,6 @@
 //! `cargo xtask eval`.
 
-use crate::{device, fail};
+use crate::{device, fail, hub};
 use ::device::Device;
 use data::LoadOptions;
 use model::{Pass, Precision};
@@ -10,8 +10,8 @@ use trainer::{lm, models};
 /// Perplexity of a model on plain text, in f32 and with the blocks' linear layers in LLM.int8.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A Hugging Face folder (GPT-NeoX, GPT-2, Llama) or .gguf file.
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// A Hugging Face folder (GPT-NeoX, GPT-2, Llama), a .gguf file, or a model's name on the hub.
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     model: PathBuf,
     /// Plain text, one passage a line.
     #[arg(long, value_name = "FILE")]
@@ -19,6 +19,9 @@ pub struct Args {
     /// Lines read, from the start of the file.
     #[arg(long, default_value_t = 200)]
     lines: usize,
+    /// Where models from the hub are kept.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
     /// LLM.int8 outlier threshold; 0 = no decomposition.
     #[arg(long, default_value_t = 6.0)]
     threshold: f32,
@@ -30,6 +33,10 @@ pub struct Args {
 pub fn run(args: Args) -> i32 {
     let device = match args.device.open() {
         Ok(device) => device,
+        Err(e) => return fail(e),
+    };
+    let args = match hub::resolve(&args.model, &args.data_dir) {
+        Ok(model) => Args { model, ..args },
         Err(e) => return fail(e),
     };
     match eval(&args, &device) {

@@ -3,6 +3,7 @@ mod bench;
 mod data_sets;
 mod device;
 mod eval;
+mod hub;
 mod main_job;
 mod merge;
 mod parity;

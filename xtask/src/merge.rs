@@ -1,6 +1,6 @@
 //! `cargo xtask merge`.
 
-use crate::fail;
+use crate::{fail, hub};
 use formats::Storage;
 use std::{fs, path::PathBuf};
 use trainer::merge::{Merged, Row, write};
@@ -29,8 +29,8 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub struct Args {
-    /// The base: a Hugging Face folder (GPT-NeoX, GPT-2, Llama).
-    #[arg(long, value_name = "DIR")]
+    /// The base: a Hugging Face folder (GPT-NeoX, GPT-2, Llama), or a model's name on the hub.
+    #[arg(long, value_name = "DIR|ORG/NAME")]
     model: PathBuf,
     /// The adapter: a folder with adapter_config.json and adapter_model.safetensors.
     #[arg(long, value_name = "DIR")]
@@ -38,6 +38,9 @@ pub struct Args {
     /// Where the merged folder goes.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Where models from the hub are kept.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
     /// Element type of the weights.
     #[arg(long, value_parser = ["f32", "f16", "bf16"], default_value = "f32")]
     dtype: String,
@@ -68,7 +71,8 @@ fn merge(args: &Args) -> Result<(), String> {
         _ => Storage::F32,
     };
     let words = |e: trainer::error::Error| e.to_string();
-    write(&args.model, args.adapter.as_deref(), &args.out, storage).map_err(words)?;
+    let model = hub::resolve(&args.model, &args.data_dir)?;
+    write(&model, args.adapter.as_deref(), &args.out, storage).map_err(words)?;
     println!("{}", args.out.display());
     if !args.report {
         return Ok(());
@@ -77,8 +81,9 @@ fn merge(args: &Args) -> Result<(), String> {
         Some(path) => fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?,
         None => TEXT.to_string(),
     };
-    let lines: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
-    let merged = Merged::open(&args.model, args.adapter.as_deref()).map_err(words)?;
+    let lines: Vec<String> =
+        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+    let merged = Merged::open(&model, args.adapter.as_deref()).map_err(words)?;
     print!("{}", table(&merged.report(&lines).map_err(words)?));
     Ok(())
 }

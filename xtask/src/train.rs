@@ -1,9 +1,10 @@
 //! `cargo xtask train`.
 
-use crate::{device, fail};
+use crate::{device, fail, hub};
 use std::path::PathBuf;
 use trainer::{
     config::Config,
+    error::Error,
     interrupt,
     pipeline::{self, Request, STAGE_NAMES},
 };
@@ -29,8 +30,8 @@ pub struct Args {
     /// One setting over all others, e.g. --set ppo.init_kl_coef=0.1 (repeatable).
     #[arg(long, value_name = "SECTION.FIELD=VALUE")]
     set: Vec<String>,
-    /// A Hugging Face folder (GPT-NeoX, GPT-2, Llama) or .gguf file to fine-tune.
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// What to fine-tune: a Hugging Face folder (GPT-NeoX, GPT-2, Llama), a .gguf file, or a model's name on the hub.
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     model: Option<PathBuf>,
     /// Labelled texts, demonstrations or rankings: IMDb folder, CSV, TSV, JSONL or parquet.
     #[arg(long, value_name = "PATH")]
@@ -73,7 +74,9 @@ fn config(args: &Args) -> trainer::error::Result<Config> {
         config.overlay(path)?;
     }
     if let Some(path) = &args.model {
-        config.model.path = Some(path.clone());
+        let path = hub::resolve(path, &args.data_dir)
+            .map_err(|e| Error::Config { field: "--model".into(), problem: e })?;
+        config.model.path = Some(path);
     }
     if let Some(path) = &args.data {
         config.data.path = Some(path.clone());

@@ -217,7 +217,7 @@ fn damage_and_another_base_name_the_tensor() {
             fs::write(d.join(weights), &bytes[..bytes.len() - 3]).unwrap();
         },
         None,
-        &[weights, "truncated", "query_key_value.lora_B.weight` lies at bytes"],
+        &[weights, "truncated", "dense.lora_B.weight` lies at bytes"],
     );
     check(|d| rename(d, A, ""), None, &[weights, "attention.dense.lora_B.weight` has no partner"]);
     let embedding = "base_model.model.gpt_neox.embed_in.lora_embedding_A";

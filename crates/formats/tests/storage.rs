@@ -28,7 +28,7 @@ fn config(arch: Arch) -> ModelConfig {
             Arch::Gpt2 => 0,
             Arch::Llama => 4,
         },
-        rope_theta: 5000.0,
+        rope_theta: if arch == Arch::Gpt2 { 10_000.0 } else { 5000.0 },
         tie_embeddings: false,
         attention_bias: !llama,
         mlp_bias: !llama,
