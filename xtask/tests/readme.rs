@@ -48,7 +48,9 @@ fn every_command_of_the_readme_runs() {
             // This very check, and what it ends with.
             ["cargo", "xtask", "test"] | ["cargo", "xtask", "train"] => continue,
             // tests/vm.rs runs it; every family's counted tests are among its tests.
-            ["cargo", "xtask", "train", "--device", "vm", ..] | ["cargo", "xtask", "bench", "counters"] => continue,
+            ["cargo", "xtask", "train", "--device", "vm", ..] | ["cargo", "xtask", "bench", "counters"] => {
+                continue;
+            }
             ["cargo", "xtask", "train", rest @ ..] => {
                 if offline && rest.contains(&"--preset") {
                     println!("skipped: no data: {line}");

@@ -122,12 +122,11 @@ impl Driver {
         let mut text = ptr::null();
         // SAFETY: the driver stores the address of a constant string, or nothing for an unknown code.
         let known = unsafe { (self.error_string)(code, &mut text) } == 0 && !text.is_null();
-        // SAFETY: as above.
-        let words = if known {
-            unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-        } else {
-            String::new()
-        };
+        let mut words = String::new();
+        if known {
+            // SAFETY: as above.
+            words = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+        }
         DeviceError { call: call.to_string(), problem: format!("{words} (error {code})") }
     }
 }
