@@ -9,6 +9,7 @@ the logits and scores that they give, for this project to load. Results go to RO
 """
 
 import json
+import logging
 import math
 import pathlib
 import shutil
@@ -222,6 +223,7 @@ def main(root):
     torch.set_num_threads(1)  # tiny models: threads only wait for one another
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for folder in sorted(p for p in root.iterdir() if (p / "ours").is_dir()):
         check(folder.name, folder / "ours")
         write(folder.name, folder / "ours", folder / "theirs")

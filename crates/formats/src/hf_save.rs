@@ -53,6 +53,9 @@ pub struct Score<'a> {
     pub weight: &'a [f32],
 }
 
+/// Gives a canonical tensor by name, rows and columns.
+pub type Tensors<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Result<Vec<f32>, Error>;
+
 /// What is written.
 #[derive(Clone, Copy)]
 pub struct Contents<'a> {
@@ -85,11 +88,7 @@ pub fn save_folder(
 ///
 /// # Errors
 /// With the file's name; each file is written atomically.
-pub fn write_folder(
-    dir: &Path,
-    contents: Contents<'_>,
-    get: &mut dyn FnMut(&str, usize, usize) -> Result<Vec<f32>, Error>,
-) -> Result<(), Error> {
+pub fn write_folder(dir: &Path, contents: Contents<'_>, get: Tensors<'_>) -> Result<(), Error> {
     let Contents { config, tokenizer, storage, score } = contents;
     fs::create_dir_all(dir).map_err(Error::io(dir))?;
     write_weights(&dir.join("model.safetensors"), contents, get)?;
@@ -126,11 +125,7 @@ fn is_linear(name: &str) -> bool {
     Module::ALL.iter().any(|m| name.strip_suffix(".weight").is_some_and(|n| n.ends_with(m.name())))
 }
 
-fn write_weights(
-    path: &Path,
-    contents: Contents<'_>,
-    get: &mut dyn FnMut(&str, usize, usize) -> Result<Vec<f32>, Error>,
-) -> Result<(), Error> {
+fn write_weights(path: &Path, contents: Contents<'_>, get: Tensors<'_>) -> Result<(), Error> {
     let Contents { config: c, storage, score, .. } = contents;
     let (element, _) = storage.dense();
     let int8 = |name: &str| storage == Storage::Int8 && is_linear(name);

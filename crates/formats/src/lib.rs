@@ -21,7 +21,7 @@ pub use config::{Act, Arch, ModelConfig, Norm, SpecialTokens};
 pub use error::Error;
 pub use gguf::Gguf;
 pub use hf::Folder;
-pub use hf_save::{Contents, Score, Storage, save_folder, write_folder};
+pub use hf_save::{Contents, Score, Storage, Tensors, save_folder, write_folder};
 pub use int8::Weight;
 pub use layout::{Module, canonical};
 pub use tensors::{Tensor, TensorFile, load_tensors, save_tensors};

@@ -5,8 +5,8 @@
 //! DIR/state.json             finished stages and their results
 //! DIR/checkpoint.safetensors the stage in progress: weights, optimiser, state
 //! DIR/metrics.jsonl, events/ metrics
-//! DIR/base, sft, reward      models after each stage (Hugging Face folders)
-//! DIR/adapter, merged        PPO's adapter and value head (safetensors), and the merged model
+//! DIR/base, sft, reward      models after each stage (Hugging Face folders; the reward's is a classifier's)
+//! DIR/adapter, merged        PPO's adapter in PEFT's format with its value head, and the merged model
 //! DIR/summary.json, report.html
 //! ```
 
