@@ -48,7 +48,7 @@ pub fn run(args: Args) -> i32 {
         return status.ok().and_then(|s| s.code()).unwrap_or(1);
     }
     if args.what == "counters" {
-        return i32::from(!COUNTED.iter().all(|counted| count(counted)));
+        return i32::from(!COUNTED.iter().all(count));
     }
     match pipeline(&args) {
         Ok(v) => {
