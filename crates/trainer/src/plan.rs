@@ -125,7 +125,8 @@ impl Job {
         let mut model = self.load(device, config);
         let head = model.add_head("score", 1, 0.0, 0);
         model.attach_lora(&every_layer(&self.lora), 0);
-        model.train_adapters();
+        // A reward head has no bias.
+        model.params.set_trainable(|name| !model::is_base(name) && name != "heads.score.bias");
         let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
         let mut grads = Grads::new();
         let length = self.prompt + self.response;

@@ -4,7 +4,7 @@ use crate::{
     config::{Config, DataSection, LoopConfig, ModelSection, RewardSection},
     error::{Error, Result},
 };
-use model::Target;
+use model::{LoraConfig, Target};
 use std::path::{Path, PathBuf};
 
 impl Config {
@@ -108,8 +108,22 @@ impl Config {
             LoopConfig { steps: 1200, batch_size: 32, learning_rate: 2e-3, ..c.pretrain.train };
         c.sft.train = LoopConfig { steps: 400, learning_rate: 5e-4, ..c.sft.train };
         c.reward.train = LoopConfig { steps: 600, batch_size: 16, learning_rate: 3e-4, ..c.reward.train };
-        c.ppo.response_length = 24;
-        c.ppo.missing_eos_penalty = None;
+        // As in the embedded example, and for the same reasons; a noisier reward wants a slower rate.
+        c.lora.targets = vec![Target::QueryKeyValue, Target::AttnOut, Target::MlpUp, Target::MlpDown];
+        c.ppo = rl::PpoConfig {
+            learning_rate: 1.5e-3,
+            batch_size: 128,
+            mini_batch_size: 32,
+            ppo_epochs: 2,
+            response_length: 24,
+            init_kl_coef: 0.2,
+            target: 4.0,
+            lam: 0.9,
+            vf_coef: 0.5,
+            missing_eos_penalty: None,
+            ..c.ppo
+        };
+        c.rollout.iterations = 150;
         c
     }
 
@@ -144,8 +158,10 @@ impl Config {
             mini_batch_size: 8,
             ppo_epochs: 2,
             response_length: 20,
-            ..c.ppo
+            missing_eos_penalty: None,
+            ..Config::small().ppo
         };
+        c.lora.targets = LoraConfig::default().targets;
         c.rollout.iterations = 28;
         c.rollout.schedule = "constant".into();
         c.eval.prompts = 32;
