@@ -10,9 +10,6 @@ pub(crate) struct Line([u8; 64]);
 
 pub(crate) const LINE: usize = 64;
 
-/// From so many units on (2 MiB on a GPU) a block is large.
-const LARGE: usize = 4096;
-
 /// Free blocks by size class.
 pub(crate) struct Classes<B> {
     free: BTreeMap<usize, Vec<B>>,
@@ -25,10 +22,10 @@ impl<B> Default for Classes<B> {
 }
 
 impl<B> Classes<B> {
-    /// Sizes are rounded up to eighths of a power of two, so that near sizes share blocks: at most 12.5 % is lost. Large
-    /// ones, where that would be much, to 64ths: at most 1.6 %.
-    pub(crate) fn class(units: usize) -> usize {
-        let parts = if units <= LARGE { 16 } else { 128 };
+    /// Sizes are rounded up to eighths of a power of two, so that near sizes share blocks: at most 12.5 % is lost. From
+    /// `large` units on, where that would be much and sizes are those of weights, to 64ths: at most 1.6 %.
+    pub(crate) fn class(units: usize, large: usize) -> usize {
+        let parts = if units < large { 16 } else { 128 };
         let step = (units.next_power_of_two() / parts).max(1);
         units.div_ceil(step) * step
     }
@@ -56,7 +53,8 @@ impl<B> Classes<B> {
 impl Classes<Vec<Line>> {
     /// A block of at least `lines` lines (contents unspecified), recycled when one of the class is free.
     pub(crate) fn lines(&mut self, lines: usize) -> Vec<Line> {
-        let class = Self::class(lines);
+        // Activations of ragged batches have ever new sizes: fine classes would never be used again.
+        let class = Self::class(lines, usize::MAX);
         self.take(class).unwrap_or_else(|| vec![bytemuck::Zeroable::zeroed(); class])
     }
 }
@@ -74,6 +72,7 @@ mod tests {
         let b = pool.lines(990);
         assert_eq!(b.as_ptr(), at);
         let class = Classes::<u64>::class;
-        assert!((1..100_000).step_by(37).all(|n| class(n) >= n && class(n) <= n + n / 8 + 1));
+        assert!((1..100_000).step_by(37).all(|n| (n..=n + n / 8 + 1).contains(&class(n, usize::MAX))));
+        assert!((1..100_000).step_by(37).all(|n| (n..=n + n / 64 + 1).contains(&class(n, 1))));
     }
 }

@@ -31,7 +31,7 @@ impl Config {
             vf_coef: 0.5,
             ..c.ppo
         };
-        c.rollout.iterations = 180;
+        c.rollout.iterations = 140;
         c
     }
 

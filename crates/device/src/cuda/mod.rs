@@ -50,9 +50,16 @@ const COMPUTE_CAPABILITY: [c_int; 2] = [75, 76];
 /// Blocks are multiples of this, so every buffer is aligned for 128-bit accesses and whole sectors.
 const GRAIN: usize = 512;
 
+/// Blocks of so many bytes and more are weights, mostly.
+const LARGE: usize = 32 << 20;
+
+fn class(bytes: usize) -> usize {
+    Classes::<u64>::class(bytes.div_ceil(GRAIN).max(1), LARGE / GRAIN)
+}
+
 /// Bytes that the allocator takes for a buffer.
 pub(crate) fn rounded(bytes: usize) -> usize {
-    Classes::<u64>::class(bytes.div_ceil(GRAIN).max(1)) * GRAIN
+    class(bytes) * GRAIN
 }
 
 impl Gpu {
@@ -113,7 +120,7 @@ impl Gpu {
 
     /// A block of at least `bytes`, from the cache or the driver. Returns its class and address.
     pub(crate) fn take(&self, bytes: usize) -> Result<(usize, u64), DeviceError> {
-        let class = Classes::<u64>::class(bytes.div_ceil(GRAIN).max(1));
+        let class = class(bytes);
         let driver = self.enter();
         let mut state = self.state();
         let captured = state.capture.as_mut().and_then(|free| free.take(class));
