@@ -3,8 +3,7 @@
 // NaN is an outlier too: it must come through, so "not below" is meant.
 #![allow(clippy::neg_cmp_op_on_partial_ord)]
 
-use crate::micro::Micro;
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::micro::{Form, Micro};
 
 /// A row's scale and what the epilogue takes off its sums.
 #[derive(Clone, Copy, Default)]
@@ -13,18 +12,18 @@ pub(crate) struct Row {
     pub(crate) scale: f32,
     /// What the row's integer sums still lack: [`Micro::correction`].
     pub(crate) correction: i32,
-    /// Its part of the outliers.
+    /// Its part of its tile's outliers.
     outliers: (u32, u32),
 }
 
 /// The rows of x, quantised.
 #[derive(Default)]
 pub(crate) struct Activations {
-    /// Tile after tile: for each four inputs, for each row, [`Micro::unit`] bytes.
+    /// Tile after tile, in the form of [`Form`].
     tiles: Vec<u64>,
     rows: Vec<Row>,
-    /// (column, value) of the outliers, row after row.
-    outliers: Vec<(u32, f32)>,
+    /// (column, value) of each tile's outliers, row after row.
+    outliers: Vec<Vec<(u32, f32)>>,
     /// Rows of a tile.
     height: usize,
 }
@@ -115,16 +114,21 @@ impl Activations {
         self.tiles.resize(self.tiles.len().max(m * words), 0);
         self.rows.clear();
         self.rows.resize(m, Row::default());
-        let any = AtomicBool::new(false);
+        let tasks = m.div_ceil(height);
+        self.outliers.resize_with(self.outliers.len().max(tasks), Vec::new);
         let (tiles, rows) = (Slots(self.tiles.as_mut_ptr()), Slots(self.rows.as_mut_ptr()));
-        cpu::par_for(m.div_ceil(height), height * k / 2, |t| {
+        let outliers = Slots(self.outliers.as_mut_ptr());
+        cpu::par_for(tasks, height * k / 2, |t| {
             let first = t * height;
             let height = height.min(m - first);
             // SAFETY: rows first..first + height <= m belong to this task alone.
             let (tile, rows) = unsafe { (tiles.get(first * words, height * words), rows.get(first, height)) };
+            // SAFETY: so do the outliers of tile t, one of `tasks`.
+            let outliers = &mut unsafe { outliers.get(t, 1) }[0];
+            outliers.clear();
             let mut line = LINE.take();
             line.clear();
-            line.resize(k.next_multiple_of(4), 0);
+            line.resize(k.next_multiple_of(micro.form.group()), 0);
             for (i, row) in rows.iter_mut().enumerate() {
                 let x = &x[(first + i) * k..][..k];
                 let (max, far) = absmax(x, limit);
@@ -132,28 +136,19 @@ impl Activations {
                 let inverse = 127.0 / max;
                 let inverse = if inverse.is_finite() { inverse } else { 0.0 };
                 let (sum, negative) = quantize(x, inverse, limit, &mut line);
+                let start = outliers.len() as u32;
+                if far {
+                    collect(x, limit, outliers);
+                }
                 *row = Row {
                     scale: max / 127.0,
                     correction: micro.correction(sum, negative),
-                    outliers: (0, u32::from(far)),
+                    outliers: (start, outliers.len() as u32),
                 };
-                if far {
-                    any.store(true, Ordering::Relaxed);
-                }
-                place(&line, i, height, micro.signs, tile);
+                place(&line, i, height, micro.form, tile);
             }
             LINE.set(line);
         });
-        self.outliers.clear();
-        if any.into_inner() {
-            for (i, row) in self.rows.iter_mut().enumerate() {
-                let start = self.outliers.len() as u32;
-                if row.outliers.1 > 0 {
-                    collect(&x[i * k..(i + 1) * k], limit, &mut self.outliers);
-                }
-                row.outliers = (start, self.outliers.len() as u32);
-            }
-        }
     }
 
     /// Rows of a tile; the last one may have fewer.
@@ -165,8 +160,7 @@ impl Activations {
     #[inline(always)]
     pub(crate) fn row(&self, i: usize) -> (&Row, &[(u32, f32)]) {
         let row = &self.rows[i];
-        let outliers = if self.outliers.is_empty() { (0, 0) } else { row.outliers };
-        (row, &self.outliers[outliers.0 as usize..outliers.1 as usize])
+        (row, &self.outliers[i / self.height][row.outliers.0 as usize..row.outliers.1 as usize])
     }
 
     /// The elements of the tile that begins at row `first` and has `height` rows, from input `4 * quad` on.
@@ -179,23 +173,31 @@ impl Activations {
         micro: &Micro,
     ) -> *const u8 {
         let tile = &self.tiles[first * words(k, micro)..][..height * words(k, micro)];
-        assert!(4 * quad <= k, "int8 tile: input {quad} x 4 of {k}");
-        tile.as_ptr().cast::<u8>().wrapping_add(quad * height * micro.unit())
+        assert!(
+            4 * quad <= k && (4 * quad).is_multiple_of(micro.form.group()),
+            "int8 tile: input {quad} x 4 of {k}"
+        );
+        tile.as_ptr().cast::<u8>().wrapping_add(quad * height * micro.form.unit())
     }
 }
 
 /// 64-bit words of a row.
 fn words(k: usize, micro: &Micro) -> usize {
-    (k.div_ceil(4) * micro.unit()).div_ceil(8)
+    (k.next_multiple_of(micro.form.group()) / 4 * micro.form.unit()).div_ceil(8)
 }
 
-/// Puts a row's elements, four by four, between those of the tile's other rows.
-fn place(line: &[i8], i: usize, height: usize, signs: bool, tile: &mut [u64]) {
+/// Puts a row's elements, group by group, between those of the tile's other rows.
+fn place(line: &[i8], i: usize, height: usize, form: Form, tile: &mut [u64]) {
     if line.is_empty() {
         return;
     }
+    if form == Form::Lines {
+        let tile: &mut [[i8; 64]] = bytemuck::cast_slice_mut(tile);
+        let lines = line.as_chunks::<64>().0;
+        return tile[i..].iter_mut().step_by(height).zip(lines).for_each(|(to, line)| *to = *line);
+    }
     let quads = line.as_chunks::<4>().0.iter().map(|q| u32::from_ne_bytes(q.map(|v| v as u8)));
-    if !signs {
+    if form == Form::Bytes {
         let tile: &mut [u32] = bytemuck::cast_slice_mut(tile);
         return tile[i..].iter_mut().step_by(height).zip(quads).for_each(|(to, q)| *to = q);
     }

@@ -9,6 +9,8 @@
 //! generation than in training; per row it never does, and every element the paper would keep wide because
 //! it is large is still kept wide.
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod backward;
 mod forward;
 mod gpu;

@@ -10,6 +10,7 @@
 //!     Pairs are at most 127 * 128 * 2 = 32,512, so the 16-bit step does not saturate; and the exclusive or
 //!     runs beside the multipliers, where a sign-extension to 16 bits would compete with the additions;
 //!   - VNNI takes x and w + 128 (its top bit flipped): x w = x (w + 128) - 128 x;
+//!   - AMX alone multiplies signed bytes, 16 rows by 16 outputs by 64 inputs at once (amx.rs);
 //! - weights stay 8-bit in memory and are asked for a few kilobytes ahead;
 //! - the activations of a tile lie in the order in which the tile reads them.
 
@@ -25,7 +26,7 @@ const AHEAD: usize = 4 * 1024;
 /// One tile's operands for one block of inputs.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
-    /// Activations: for each four inputs, for each row, [`Micro::unit`] bytes.
+    /// Activations in the tile's [`Form`].
     pub(crate) x: *const u8,
     /// The panel's weights.
     pub(crate) w: *const i8,
@@ -41,6 +42,29 @@ pub(crate) struct Operands {
     pub(crate) resume: bool,
 }
 
+/// How a tile wants its activations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For each four inputs, for each row, four signed bytes.
+    Bytes,
+    /// The same with their four magnitudes and four sign masks.
+    Signs,
+    /// For each 64 inputs, for each row, 64 signed bytes; zeros complete the last.
+    Lines,
+}
+
+impl Form {
+    /// Inputs that lie together; a row is completed to a multiple.
+    pub(crate) fn group(self) -> usize {
+        if self == Form::Lines { 64 } else { 4 }
+    }
+
+    /// Bytes of four activations of a row.
+    pub(crate) fn unit(self) -> usize {
+        if self == Form::Signs { 8 } else { 4 }
+    }
+}
+
 /// The best tile of this machine.
 #[derive(Clone, Copy)]
 pub(crate) struct Micro {
@@ -48,8 +72,7 @@ pub(crate) struct Micro {
     pub(crate) rows: usize,
     /// Panels that a tile can take at once: with two, each broadcast of activations is used twice.
     pub(crate) panels: usize,
-    /// Four activations are their four magnitudes and four sign masks, rather than four signed bytes.
-    pub(crate) signs: bool,
+    pub(crate) form: Form,
     run: unsafe fn(usize, &Operands),
 }
 
@@ -64,18 +87,17 @@ impl Micro {
         unsafe { (self.run)(rows, o) }
     }
 
-    /// Bytes of four activations of a row.
-    pub(crate) fn unit(&self) -> usize {
-        if self.signs { 8 } else { 4 }
-    }
-
     /// What the epilogue adds to a row's sums, from the sum of the row and that of its negative elements.
     pub(crate) fn correction(&self, sum: i32, negative: i32) -> i32 {
-        if self.signs { -negative } else { -128 * sum }
+        match self.form {
+            Form::Bytes => -128 * sum,
+            Form::Signs => -negative,
+            Form::Lines => 0,
+        }
     }
 }
 
-const PORTABLE: Micro = Micro { rows: 6, panels: 1, signs: false, run: portable };
+const PORTABLE: Micro = Micro { rows: 6, panels: 1, form: Form::Bytes, run: portable };
 
 /// All tiles that this machine can run, the best one last.
 pub(crate) fn available() -> Vec<Micro> {
@@ -84,16 +106,19 @@ pub(crate) fn available() -> Vec<Micro> {
     {
         let isa = cpu::isa();
         if isa >= Isa::Avx2 {
-            all.push(Micro { rows: 5, panels: 1, signs: true, run: x86::avx2 });
+            all.push(Micro { rows: 5, panels: 1, form: Form::Signs, run: x86::avx2 });
         }
         if isa >= Isa::Avx512 {
-            all.push(Micro { rows: 12, panels: 1, signs: true, run: x86::avx512 });
+            all.push(Micro { rows: 12, panels: 1, form: Form::Signs, run: x86::avx512 });
         }
         if isa >= Isa::Avx2 && is_x86_feature_detected!("avxvnni") {
-            all.push(Micro { rows: 6, panels: 1, signs: false, run: x86::vnni256 });
+            all.push(Micro { rows: 6, panels: 1, form: Form::Bytes, run: x86::vnni256 });
         }
         if isa >= Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
-            all.push(Micro { rows: 12, panels: 2, signs: false, run: x86::vnni512 });
+            all.push(Micro { rows: 12, panels: 2, form: Form::Bytes, run: x86::vnni512 });
+        }
+        if cpu::amx_int8() {
+            all.push(Micro { rows: 32, panels: 2, form: Form::Lines, run: crate::amx::amx });
         }
     }
     all
@@ -380,27 +405,35 @@ mod x86 {
 mod tests {
     use super::*;
 
+    /// q of `[rows, k]` in the form of a tile.
+    fn activations(form: Form, rows: usize, k: usize, q: impl Fn(usize, usize) -> i32) -> Vec<u8> {
+        let mut x = Vec::new();
+        for group in (0..k).step_by(form.group()) {
+            for i in 0..rows {
+                let line: Vec<i8> =
+                    (group..group + form.group()).map(|t| if t < k { q(i, t) as i8 } else { 0 }).collect();
+                match form {
+                    Form::Signs => {
+                        x.extend(line.iter().map(|v| v.unsigned_abs()));
+                        x.extend(line.iter().map(|v| (v >> 7) as u8));
+                    }
+                    Form::Bytes | Form::Lines => x.extend(line.iter().map(|v| *v as u8)),
+                }
+            }
+        }
+        x
+    }
+
     #[test]
     fn every_tile_of_every_instruction_set_is_exact() {
-        let (quads, split) = (300, 256);
+        let (quads, split) = (301, 256);
         let panel = quads * QUAD;
         let w: Vec<i8> =
             (0..2 * panel).map(|i| ((i * 89 + 3) % 255) as u8 as i8).map(|w| w.max(-127)).collect();
         for micro in available() {
             for (rows, panels) in (1..=micro.rows).flat_map(|r| (1..=micro.panels).map(move |p| (r, p))) {
                 let q = |i: usize, t: usize| ((i * 131 + t * 57 + 11) % 255) as i32 - 127;
-                let mut x = Vec::new();
-                for quad in 0..quads {
-                    for i in 0..rows {
-                        let four = [0, 1, 2, 3].map(|t| q(i, 4 * quad + t) as i8);
-                        if micro.signs {
-                            x.extend_from_slice(&four.map(|v| v.unsigned_abs()));
-                            x.extend_from_slice(&four.map(|v| (v >> 7) as u8));
-                        } else {
-                            x.extend_from_slice(&four.map(|v| v as u8));
-                        }
-                    }
-                }
+                let x = activations(micro.form, rows, 4 * quads, q);
                 let mut acc = vec![7i32; rows * panels * COLS];
                 let first = Operands {
                     x: x.as_ptr(),
@@ -411,7 +444,8 @@ mod tests {
                     acc: acc.as_mut_ptr(),
                     resume: false,
                 };
-                let (x, w_rest) = (x[split * rows * micro.unit()..].as_ptr(), w[split * QUAD..].as_ptr());
+                let (x, w_rest) =
+                    (x[split * rows * micro.form.unit()..].as_ptr(), w[split * QUAD..].as_ptr());
                 // SAFETY: x has `rows` rows of `quads` fours, each panel as many, acc `rows` rows of `panels`.
                 unsafe {
                     micro.run(rows, &first);
