@@ -6,6 +6,43 @@ use kernel_abi::Kernel;
 use matmul::*;
 use std::time::Duration;
 
+/// Independent chains of the peak.
+const CHAINS: usize = 20;
+
+/// Fused multiply-adds in chains that stay in registers: 2 * CHAINS * 16 operations a step.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn chains(steps: usize) -> std::arch::x86_64::__m512 {
+    use std::arch::x86_64::*;
+    let (factor, term) = (_mm512_set1_ps(0.999), _mm512_set1_ps(0.001));
+    let mut acc = [factor; CHAINS];
+    for _ in 0..steps {
+        for a in &mut acc {
+            *a = _mm512_fmadd_ps(*a, factor, term);
+        }
+    }
+    acc.into_iter().fold(factor, |sum, a| _mm512_add_ps(sum, a))
+}
+
+/// What the machine can do at most, in this very minute: the products' share of it is what counts.
+#[cfg(target_arch = "x86_64")]
+fn peak(c: &mut Criterion) {
+    if cpu::isa() < cpu::Isa::Avx512 {
+        return;
+    }
+    let (steps, tasks) = (100_000, cpu::threads());
+    let mut group = c.benchmark_group("peak");
+    group.throughput(Throughput::Elements((2 * CHAINS * 16 * steps * tasks) as u64));
+    group.bench_function("f32 multiply-adds in registers", |b| {
+        // SAFETY: the features were detected.
+        b.iter(|| cpu::par_for(tasks, 640 * steps, |_| _ = std::hint::black_box(unsafe { chains(steps) })));
+    });
+    group.finish();
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn peak(_: &mut Criterion) {}
+
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("linear");
     for (m, n, k) in [(1024, 1024, 1024), (320, 512, 128), (16, 1536, 512), (16, 50304, 512)] {
@@ -63,6 +100,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .sample_size(20);
-    targets = bench, bf16
+    targets = peak, bench, bf16
 }
 criterion_main!(benches);
