@@ -1,14 +1,17 @@
 //! `cargo xtask plan`: does a job fit a GPU, and with which settings.
 
 use crate::fail;
-use device::Peak;
 use formats::{Act, Arch, Folder, Gguf, ModelConfig};
 use model::{LoraConfig, Precision, Target};
 use ptx_vm::gpu::{GPUS, Gpu};
 use std::path::Path;
 use trainer::{
     bench::neox,
-    plan::{BlockLaunches, Job, StagePlan},
+    config::RewardSection,
+    memory,
+    plan::{BlockLaunches, Job, StagePlan, Tuning},
+    plan_fit::Fixed,
+    plan_table::{self, GIB, row},
 };
 
 const HELP: &str = "\
@@ -96,29 +99,13 @@ fn architecture(name: &str) -> Result<ModelConfig, String> {
     Err(format!("--model {name}: no such folder or .gguf file, and none of {}", known.join(", ")))
 }
 
-const GIB: f64 = (1u64 << 30) as f64;
-
 /// Bytes of `24GiB`, `24G`, `500MiB`, or a GPU's memory.
 fn size(text: &str) -> Result<usize, String> {
-    if let Some(gpu) = Gpu::named(text) {
-        return Ok(gpu.memory_bytes as usize);
-    }
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "g" | "gib" => 1 << 30,
-        "m" | "mib" => 1 << 20,
-        "gb" => 1_000_000_000,
-        "mb" => 1_000_000,
-        "" => 1,
-        _ => 0,
-    };
-    match digits.parse::<f64>() {
-        Ok(n) if unit > 0 && n >= 0.0 => Ok((n * unit as f64) as usize),
-        _ => {
-            let known: Vec<&str> = GPUS.iter().map(|g| g.key).collect();
-            Err(format!("{text}: want a size such as 24GiB, or one of {}", known.join(", ")))
-        }
-    }
+    let gpu = Gpu::named(text).map(|gpu| gpu.memory_bytes as usize);
+    gpu.or_else(|| memory::bytes(text)).ok_or_else(|| {
+        let known: Vec<&str> = GPUS.iter().map(|g| g.key).collect();
+        format!("{text}: want a size such as 24GiB, or one of {}", known.join(", "))
+    })
 }
 
 /// Runs the subcommand and gives its exit code: 1 when the job does not fit.
@@ -144,21 +131,32 @@ fn plan(args: &Args) -> Result<bool, String> {
         targets: vec![Target::Query, Target::Value],
         ..LoraConfig::default()
     };
+    let micro_tokens = args.micro_tokens.unwrap_or(2048);
+    let everywhere = RewardSection::default().adapters(&lora);
     let job = Job {
         model,
         precision,
+        sft: Tuning::Lora(precision, lora.clone()),
         lora,
         reward_model,
+        reward: Tuning::Lora(precision, everywhere),
+        pairs: (micro_tokens / (2 * (args.prompt + args.response))).max(1),
         prompt: args.prompt,
         response: args.response,
         batch: args.batch,
         mini_batch: args.mini_batch,
         sequences: args.sequences.unwrap_or(args.batch),
-        micro_tokens: args.micro_tokens.unwrap_or(2048),
+        micro_tokens,
         checkpointing: false,
     };
     describe(&args.model, &job);
-    let (job, stages) = fit(args, job, room)?;
+    let fixed = Fixed {
+        checkpointing: args.no_checkpointing,
+        sequences: args.sequences.is_some(),
+        micro_tokens: args.micro_tokens.is_some(),
+    };
+    let (job, stages) =
+        job.fit(&["sft", "reward", "ppo"], room, fixed, |s| s.peak.bytes).map_err(|e| e.to_string())?;
     show(&stages, job.block_launches().map_err(|e| e.to_string())?);
     let peak = stages.iter().map(|s| s.peak.bytes).max().unwrap_or(0);
     let fits = peak <= room;
@@ -173,7 +171,7 @@ fn plan(args: &Args) -> Result<bool, String> {
     if fits {
         println!("{}", settings(&job));
     } else {
-        println!("{}", why_not(&stages, room));
+        println!("{}", plan_table::why_not(&stages, room));
     }
     Ok(fits)
 }
@@ -199,72 +197,16 @@ fn describe(name: &str, job: &Job) {
     );
 }
 
-/// The job with the first settings under which it fits: as asked for, then with recomputation, then with ever fewer
-/// answers and tokens at a time (those that were not fixed by an option).
-fn fit(args: &Args, mut job: Job, room: usize) -> Result<(Job, Vec<StagePlan>), String> {
-    loop {
-        let stages = job.stages().map_err(|e| e.to_string())?;
-        let over = |name: &str| stages.iter().any(|s| s.stage == name && s.peak.bytes > room);
-        if !over("sft") && !over("reward") && !over("ppo") {
-            return Ok((job, stages));
-        }
-        let before = job.clone();
-        if !job.checkpointing && !args.no_checkpointing {
-            job.checkpointing = true;
-        } else {
-            let length = job.prompt + job.response;
-            if over("ppo") && args.sequences.is_none() && job.sequences > 1 {
-                job.sequences /= 2;
-            }
-            if (over("sft") || over("reward")) && args.micro_tokens.is_none() && job.micro_tokens > 2 * length
-            {
-                job.micro_tokens /= 2;
-            }
-        }
-        let same = |a: &Job, b: &Job| {
-            (a.checkpointing, a.sequences, a.micro_tokens) == (b.checkpointing, b.sequences, b.micro_tokens)
-        };
-        if same(&before, &job) {
-            return Ok((job, stages));
-        }
-    }
-}
-
-/// One line a category, one column a stage; then the largest tensors; then work and predicted times.
+/// Memory; then work and predicted times.
 fn show(stages: &[StagePlan], launches: BlockLaunches) {
-    let names = stages.iter().map(|s| format!("{:>12}", s.stage)).collect::<String>();
-    println!("{:<28}{names}", "memory at its fullest, GiB");
-    let mut categories: Vec<&str> = Vec::new();
-    for (category, _) in stages.iter().flat_map(|s| &s.peak.categories) {
-        if !categories.contains(category) {
-            categories.push(category);
-        }
-    }
-    let of =
-        |peak: &Peak, name: &str| peak.categories.iter().find(|(c, _)| *c == name).map_or(0, |(_, b)| *b);
-    for category in categories {
-        row(category, stages, |s| of(&s.peak, category) as f64 / GIB);
-    }
-    row("all", stages, |s| s.peak.bytes as f64 / GIB);
-    println!("\nlargest tensors");
-    for s in stages {
-        for (label, bytes, count) in s.peak.largest.iter().take(4) {
-            let times = if *count > 1 { format!(" x {count}") } else { String::new() };
-            println!(
-                "{:>8}  {:>9.1} MiB{times}  {} {}",
-                s.stage,
-                *bytes as f64 / 1048576.0,
-                label.category,
-                label.name
-            );
-        }
-    }
-    println!("\n{:<28}{names}", "work of a step");
-    row("tokens", stages, |s| s.tokens as f64);
-    row("kernel launches", stages, |s| s.launches as f64);
-    row("Tflop", stages, |s| s.step.flops as f64 / 1e12);
-    row("int8 Top", stages, |s| s.step.int8_ops as f64 / 1e12);
-    row("GB moved at least", stages, |s| (s.step.bytes_read + s.step.bytes_written) as f64 / 1e9);
+    print!("{}", plan_table::memory(stages));
+    let row = |name: &str, value: &dyn Fn(&StagePlan) -> f64| print!("{}", row(name, stages, value));
+    println!("\n{:<28}{}", "work of a step", plan_table::names(stages));
+    row("tokens", &|s| s.tokens as f64);
+    row("kernel launches", &|s| s.launches as f64);
+    row("Tflop", &|s| s.step.flops as f64 / 1e12);
+    row("int8 Top", &|s| s.step.int8_ops as f64 / 1e12);
+    row("GB moved at least", &|s| (s.step.bytes_read + s.step.bytes_written) as f64 / 1e9);
     let b = launches;
     println!(
         "a block with its adapters: {} launches forward, {} decoding, {} backward",
@@ -272,20 +214,7 @@ fn show(stages: &[StagePlan], launches: BlockLaunches) {
     );
     println!("predicted seconds of a step (roofline: data-sheet rates, nothing measured)");
     for gpu in GPUS {
-        row(&format!("  {}", gpu.name), stages, |s| seconds(gpu, s));
-    }
-}
-
-fn row(name: &str, stages: &[StagePlan], value: impl Fn(&StagePlan) -> f64) {
-    let cells = stages.iter().map(|s| format!("{:>12}", number(value(s)))).collect::<String>();
-    println!("{name:<28}{cells}");
-}
-
-fn number(x: f64) -> String {
-    match x {
-        _ if x >= 1000.0 => format!("{x:.0}"),
-        _ if x >= 10.0 || x.fract() == 0.0 => format!("{x:.1}"),
-        _ => format!("{x:.3}"),
+        row(&format!("  {}", gpu.name), &|s| seconds(gpu, s));
     }
 }
 
@@ -298,32 +227,13 @@ fn seconds(gpu: &Gpu, s: &StagePlan) -> f64 {
 
 fn settings(job: &Job) -> String {
     format!(
-        "settings: --set memory.gradient_checkpointing={} --set memory.sequences={} --set memory.micro_tokens={} --set \
-         sft.method=lora --set memory.sft_precision=int8 --set reward.method=lora --set lora.rank={} --set \
-         ppo.batch_size={} --set ppo.mini_batch_size={} --set ppo.response_length={}",
-        job.checkpointing,
-        job.sequences,
-        job.micro_tokens,
+        "settings: {} --set sft.method=lora --set memory.sft_precision=int8 --set 'sft.targets=[\"query\", \"value\"]' \
+         --set reward.method=lora --set lora.rank={} --set ppo.batch_size={} --set ppo.mini_batch_size={} --set \
+         ppo.response_length={}",
+        job.settings(None),
         job.lora.rank,
         job.batch,
         job.mini_batch,
         job.response
-    )
-}
-
-fn why_not(stages: &[StagePlan], room: usize) -> String {
-    let worst = stages.iter().max_by_key(|s| s.peak.bytes).expect("a job has stages");
-    let over = (worst.peak.bytes - room.min(worst.peak.bytes)) as f64 / GIB;
-    let fixed = worst
-        .peak
-        .categories
-        .iter()
-        .filter(|(c, _)| *c == "weights")
-        .map(|(_, b)| *b as f64 / GIB)
-        .sum::<f64>();
-    format!(
-        "{:.2} GiB too much in stage {}: {fixed:.2} GiB of it are weights; use a larger GPU, a smaller model, int8, shorter \
-         answers, or a reward model that lives elsewhere (--reward-model none)",
-        over, worst.stage
     )
 }

@@ -5,6 +5,7 @@
 //! **Architecture Invariant:** this crate knows kernels only through `kernel-abi`'s [`Kernel`] trait.
 mod buffer;
 mod cuda;
+mod host;
 mod ledger;
 mod pool;
 
@@ -232,6 +233,16 @@ impl Device {
 
     fn gpu(&self) -> &Gpu {
         self.0.gpu.as_ref().expect("a CUDA device has a GPU")
+    }
+
+    /// Bytes that new buffers can take, by the word of the GPU's driver or of the system; none on a dry run, and where
+    /// the system does not say.
+    pub fn free_bytes(&self) -> Option<usize> {
+        match self.0.kind {
+            Kind::Cpu => host::free_bytes(),
+            Kind::Cuda => self.gpu().free_bytes(),
+            Kind::Meta => None,
+        }
     }
 
     /// Returns cached, unused memory to the system.

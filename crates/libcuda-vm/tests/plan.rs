@@ -4,14 +4,24 @@ mod common;
 use common::client;
 use device::Device;
 use model::{LoraConfig, Precision, Target};
-use trainer::{bench::neox, plan::Job};
+use trainer::{
+    bench::neox,
+    plan::{Job, Tuning},
+};
 
 fn job(precision: Precision, checkpointing: bool) -> Job {
+    let lora = LoraConfig { rank: 4, targets: vec![Target::Query, Target::Value], ..LoraConfig::default() };
+    // Once with all weights trained, once with adapters.
+    let tuning =
+        if precision == Precision::F32 { Tuning::Full } else { Tuning::Lora(precision, lora.clone()) };
     Job {
         model: neox(48, 2, 2, 96, 70, 64),
         precision,
-        lora: LoraConfig { rank: 4, targets: vec![Target::Query, Target::Value], ..LoraConfig::default() },
+        lora,
+        sft: tuning.clone(),
         reward_model: Some(neox(32, 1, 2, 64, 70, 64)),
+        reward: tuning,
+        pairs: 1,
         prompt: 3,
         response: 5,
         batch: 4,

@@ -5,7 +5,7 @@ use crate::{
     memory::MemorySection,
     optimizer::AdamConfig,
 };
-use model::LoraConfig;
+use model::{LoraConfig, Target};
 use optim::Schedule;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -223,6 +223,8 @@ impl Default for PretrainSection {
 pub struct SftSection {
     /// Train all weights ("full") or adapters that are then merged ("lora").
     pub method: String,
+    /// With "lora", where the adapters sit.
+    pub targets: Vec<Target>,
     /// The loop.
     pub train: LoopConfig,
 }
@@ -230,8 +232,20 @@ pub struct SftSection {
 impl Default for SftSection {
     fn default() -> Self {
         let train = LoopConfig { steps: 150, ..LoopConfig::default() };
-        SftSection { method: "full".into(), train }
+        SftSection { method: "full".into(), targets: every_layer(), train }
     }
+}
+
+impl SftSection {
+    /// The adapters of method "lora".
+    pub fn adapters(&self, lora: &LoraConfig) -> LoraConfig {
+        LoraConfig { targets: self.targets.clone(), first_layer: 0, ..lora.clone() }
+    }
+}
+
+/// Every linear layer of the blocks.
+fn every_layer() -> Vec<Target> {
+    vec![Target::QueryKeyValue, Target::AttnOut, Target::MlpUp, Target::MlpDown]
 }
 
 /// The reward.
@@ -240,8 +254,10 @@ impl Default for SftSection {
 pub struct RewardSection {
     /// "ranking" (a scalar head under the Bradley-Terry loss) or "classifier" (a sentiment classifier).
     pub kind: String,
-    /// Train all weights ("full") or adapters on every linear layer over `model.precision` weights ("lora").
+    /// Train all weights ("full") or adapters over `model.precision` weights ("lora").
     pub method: String,
+    /// With "lora", where the adapters sit.
+    pub targets: Vec<Target>,
     /// What follows a text before it is scored, such as "Sentiment:"; empty = scored at its last token.
     pub question: String,
     /// With "lora", adapt this block and those above it; the blocks below only run forward.
@@ -265,6 +281,7 @@ impl Default for RewardSection {
         RewardSection {
             kind: "ranking".into(),
             method: "full".into(),
+            targets: every_layer(),
             question: String::new(),
             first_layer: 0,
             rating_scale: 1.5,
@@ -273,6 +290,13 @@ impl Default for RewardSection {
             prefix_weight: 1.0,
             train,
         }
+    }
+}
+
+impl RewardSection {
+    /// The adapters of method "lora".
+    pub fn adapters(&self, lora: &LoraConfig) -> LoraConfig {
+        LoraConfig { targets: self.targets.clone(), first_layer: self.first_layer, ..lora.clone() }
     }
 }
 
@@ -405,8 +429,10 @@ impl Config {
             let problem = format!("is {}; use 0 or more and less than 1", self.reward.validation);
             return Err(Error::config("reward.validation", problem));
         }
-        if self.lora.rank == 0 || self.lora.targets.is_empty() {
-            return Err(Error::config("lora", "needs a rank of at least 1 and at least one target"));
+        let targets = [&self.lora.targets, &self.sft.targets, &self.reward.targets];
+        if self.lora.rank == 0 || targets.iter().any(|t| t.is_empty()) {
+            let problem = "needs a rank of at least 1, and everywhere at least one target";
+            return Err(Error::config("lora.rank, lora.targets, sft.targets, reward.targets", problem));
         }
         if self.lora.dropout != 0.0 {
             let why = "must be 0: with dropout the log-probabilities of rollout and training would differ";

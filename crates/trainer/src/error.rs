@@ -54,6 +54,23 @@ pub enum Error {
         /// The driver's words.
         source: device::DeviceError,
     },
+    /// A stage takes more memory than the device has; nothing was loaded.
+    #[error(
+        "stage `{stage}` does not fit: {need}, and {room}\n\n{table}\n{advice}\n  \
+         memory.limit = \"off\" tries it all the same"
+    )]
+    DoesNotFit {
+        /// Stage name.
+        stage: &'static str,
+        /// What the plan takes, in words.
+        need: String,
+        /// What there is, in words.
+        room: String,
+        /// The plan.
+        table: String,
+        /// Settings that fit.
+        advice: String,
+    },
     /// Anything inside a stage, with the stage and step.
     #[error(
         "stage `{stage}`, step {step}: {source}\n  the last good checkpoint is kept; continue with --resume"

@@ -4,7 +4,7 @@ use crate::{
     config::Config,
     corpus::Corpus,
     error::{Error, Result},
-    policy, report, reward,
+    policy, report, reward, room,
     run::Run,
     summary, supervised,
 };
@@ -87,6 +87,7 @@ pub fn train(request: Request<'_>) -> Result<Done> {
             let problem = format!("stage `{}` needs stage `{needs}`, which has not run here", stage.name);
             return Err(Error::RunDir { dir: request.out.to_path_buf(), problem });
         }
+        room::check(&run, &corpus, stage.name)?;
         run_stage(&mut run, &stage, &corpus)?;
     }
     let summary = summary::write(&mut run)?;

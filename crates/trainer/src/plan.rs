@@ -7,12 +7,31 @@ use crate::{
     optimizer::{AdamConfig, Optimizer},
     ppo::{Ppo, Reward},
     reward::{self, RewardModel},
-    supervised::{every_layer, lm_step},
+    supervised::lm_step,
 };
 use autograd::Grads;
 use device::{Cost, Device, Peak};
 use formats::ModelConfig;
 use model::{Completion, LoraConfig, Model, Pass, Precision, Sampling};
+
+/// How a supervised stage trains.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tuning {
+    /// All weights, in f32.
+    Full,
+    /// Adapters over frozen weights.
+    Lora(Precision, LoraConfig),
+}
+
+impl Tuning {
+    /// How the weights are held.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Tuning::Full => Precision::F32,
+            Tuning::Lora(precision, _) => *precision,
+        }
+    }
+}
 
 /// A job.
 #[derive(Debug, Clone)]
@@ -23,8 +42,14 @@ pub struct Job {
     pub precision: Precision,
     /// Its adapters.
     pub lora: LoraConfig,
+    /// How it is fine-tuned on demonstrations before.
+    pub sft: Tuning,
     /// The reward model's architecture; none = one that lives elsewhere.
     pub reward_model: Option<ModelConfig>,
+    /// How the reward model is trained.
+    pub reward: Tuning,
+    /// Pairs of texts of a step of the reward model.
+    pub pairs: usize,
     /// Prompt tokens of a rollout.
     pub prompt: usize,
     /// Tokens of an answer.
@@ -35,7 +60,7 @@ pub struct Job {
     pub mini_batch: usize,
     /// Answers generated at once.
     pub sequences: usize,
-    /// Most tokens of a forward and backward pass in the supervised stages.
+    /// Most tokens of a forward and backward pass in supervised fine-tuning.
     pub micro_tokens: usize,
     /// Compute blocks again in the backward pass.
     pub checkpointing: bool,
@@ -78,8 +103,8 @@ impl Reward for Elsewhere {
 }
 
 impl Job {
-    fn load(&self, device: &Device, config: &ModelConfig) -> Model {
-        let mut model = zeros(device, config, self.precision);
+    fn load(&self, device: &Device, config: &ModelConfig, precision: Precision) -> Model {
+        let mut model = zeros(device, config, precision);
         model.checkpointing = self.checkpointing;
         model
     }
@@ -90,22 +115,36 @@ impl Job {
     /// # Errors
     /// When a setting is refused.
     pub fn stages(&self) -> Result<Vec<StagePlan>> {
-        let mut stages = vec![self.sft(&Device::meta())?];
-        if let Some(config) = &self.reward_model {
-            stages.push(self.reward(&Device::meta(), config)?);
-        }
-        stages.push(self.ppo(&Device::meta())?);
-        Ok(stages)
+        ["sft", "reward", "ppo"].into_iter().filter_map(|s| self.stage(s).transpose()).collect()
     }
 
-    /// Adapters on the int8 base, AdamW, one step of as many tokens as one pass takes.
+    /// One of them by name; none when the job has no such stage.
+    ///
+    /// # Errors
+    /// As [`Job::stages`].
+    pub fn stage(&self, name: &str) -> Result<Option<StagePlan>> {
+        let device = Device::meta();
+        match (name, &self.reward_model) {
+            ("sft", _) => self.sft(&device).map(Some),
+            ("reward", Some(config)) => self.reward(&device, config).map(Some),
+            ("ppo", _) => self.ppo(&device).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// One step, with AdamW, of as many tokens as one pass takes.
     ///
     /// # Errors
     /// As [`Job::stages`].
     pub fn sft(&self, device: &Device) -> Result<StagePlan> {
-        let mut model = self.load(device, &self.model);
-        model.attach_lora(&self.lora, 0);
-        model.train_adapters();
+        let mut model = self.load(device, &self.model, self.sft.precision());
+        match &self.sft {
+            Tuning::Full => model.train_all(),
+            Tuning::Lora(_, adapters) => {
+                model.attach_lora(adapters, 0);
+                model.train_adapters();
+            }
+        }
         let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
         let mut grads = Grads::new();
         let length = self.prompt + self.response;
@@ -117,24 +156,24 @@ impl Job {
         Ok(step.stage("sft", examples.len() * length))
     }
 
-    /// Adapters on every layer of the reward model and its head, on pairs that fill one pass.
+    /// One step of the reward model and its head on pairs of whole texts.
     ///
     /// # Errors
     /// As [`Job::stages`].
     pub fn reward(&self, device: &Device, config: &ModelConfig) -> Result<StagePlan> {
-        let mut model = self.load(device, config);
+        let mut model = self.load(device, config, self.reward.precision());
         let head = model.add_head("score", 1, 0.0, 0);
-        model.attach_lora(&every_layer(&self.lora), 0);
-        // A reward head has no bias.
-        model.params.set_trainable(|name| !model::is_base(name) && name != "heads.score.bias");
+        if let Tuning::Lora(_, adapters) = &self.reward {
+            model.attach_lora(adapters, 0);
+        }
+        reward::train_what(&mut model, self.reward == Tuning::Full);
         let mut optimizer = Optimizer::new(&model.params, AdamConfig::default());
         let mut grads = Grads::new();
         let length = self.prompt + self.response;
-        let pairs = (self.micro_tokens / (2 * length)).max(1);
         let step = Meter::start(device);
-        reward::blank_step(&model, &head, pairs, length, &mut grads)?;
+        reward::blank_step(&model, &head, self.pairs, length, &mut grads)?;
         optimizer.step(&mut model.params, &mut grads, 1e-4, 1.0)?;
-        Ok(step.stage("reward", 2 * pairs * length))
+        Ok(step.stage("reward", 2 * self.pairs * length))
     }
 
     /// One whole iteration: rollout, reference and reward, and every optimiser step.
@@ -142,11 +181,11 @@ impl Job {
     /// # Errors
     /// As [`Job::stages`].
     pub fn ppo(&self, device: &Device) -> Result<StagePlan> {
-        let mut model = self.load(device, &self.model);
+        let mut model = self.load(device, &self.model, self.precision);
         model.attach_lora(&self.lora, 0);
         let judge: Box<dyn Reward> = match &self.reward_model {
             Some(config) => {
-                let mut model = self.load(device, config);
+                let mut model = self.load(device, config, self.reward.precision());
                 let head = model.add_head("score", 1, 0.0, 0);
                 Box::new(RewardModel::bare(model, head))
             }

@@ -9,6 +9,7 @@ use crate::{
     ppo::{Iteration, Ppo, PpoState},
     progress::Progress,
     reward::RewardModel,
+    room,
     run::Run,
     supervised::pick,
     text::Text,
@@ -227,14 +228,21 @@ pub fn merge(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         });
     }
     merge::write(&base, Some(&adapter), &out, formats::Storage::F32)?;
-    let (mut model, text) = models::load(&run.device, &base, model::Precision::F32)?;
-    model.attach_adapters(&formats::peft::load(&adapter, &model.config)?);
-    let held = text.held_out(&corpus.plain_held_out)?;
-    let (merged, _) = models::load(&run.device, &run.dir.path("merged"), model::Precision::F32)?;
+    // In f32, where merging changes nothing but roundings, if that fits.
+    let precision = match room::fits_in_f32(run, &formats::Folder::open(&base)?.config) {
+        true => model::Precision::F32,
+        false => models::policy_precision(run),
+    };
     let pass = model::Pass::default();
-    let with_adapter = crate::lm::perplexity(&model, &held, 2048, pass)?;
+    let (before, with_adapter, held) = {
+        let (mut model, text) = models::load(&run.device, &base, precision)?;
+        model.attach_adapters(&formats::peft::load(&adapter, &model.config)?);
+        let held = text.held_out(&corpus.plain_held_out)?;
+        let perplexity = |pass| crate::lm::perplexity(&model, &held, 2048, pass);
+        (perplexity(model::Pass::REFERENCE)?, perplexity(pass)?, held)
+    };
+    let (merged, _) = models::load(&run.device, &out, precision)?;
     let after = crate::lm::perplexity(&merged, &held, 2048, pass)?;
-    let before = crate::lm::perplexity(&model, &held, 2048, model::Pass::REFERENCE)?;
     Ok(json!({
         "held_out_perplexity": { "sft": before, "adapter": with_adapter, "merged": after },
     }))

@@ -9,13 +9,13 @@ use crate::{
     ppo::{Reward, SCORE_TOKENS},
     run::Run,
     steps::{self, StepReport},
-    supervised::{every_layer, pick},
+    supervised::pick,
     text::Text,
 };
 use autograd::{Grads, Tape, Var};
 use data::{Baseline, BaselineOptions, Dataset, Label, Labelled, Ranked};
 use loss::{BradleyTerry, BradleyTerryArgs};
-use model::{Batch, Completion, Head, LoraConfig, Model, Pass, Precision};
+use model::{Batch, Completion, Head, Model, Pass, Precision};
 use serde_json::{Value, json};
 use std::rc::Rc;
 
@@ -137,8 +137,17 @@ fn answered(prompts: &[Vec<u32>], completions: &[Completion]) -> Vec<Vec<u32>> {
 }
 
 /// How a reward model is held: adapters sit on frozen weights, which may be int8; weights that are trained may not.
-fn precision(run: &Run) -> Precision {
+pub(crate) fn precision(run: &Run) -> Precision {
     if run.config.reward.method == "lora" { models::policy_precision(run) } else { Precision::F32 }
+}
+
+/// Trains all weights, or the adapters, and the head.
+pub(crate) fn train_what(model: &mut Model, full: bool) {
+    match full {
+        // The output layer has no part in scoring.
+        true => model.params.set_trainable(|name| name != "head" && name != HEAD_BIAS),
+        false => model.params.set_trainable(|name| !model::is_base(name) && name != HEAD_BIAS),
+    }
 }
 
 /// The head's outputs at the tokens `at[i]` of each sequence i.
@@ -257,13 +266,9 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let validation = (corpus.labelled.len() as f64 * c.reward.validation) as usize;
     let (labelled, validation) = corpus.labelled.split_at(corpus.labelled.len() - validation);
     if c.reward.method == "lora" {
-        let adapters = LoraConfig { first_layer: c.reward.first_layer, ..every_layer(&c.lora) };
-        model.attach_lora(&adapters, c.run.seed ^ 2);
-        model.params.set_trainable(|name| !model::is_base(name) && name != HEAD_BIAS);
-    } else {
-        // The output layer has no part in scoring.
-        model.params.set_trainable(|name| name != "head" && name != HEAD_BIAS);
+        model.attach_lora(&c.reward.adapters(&c.lora), c.run.seed ^ 2);
     }
+    train_what(&mut model, c.reward.method == "full");
     let speed = match c.reward.kind.as_str() {
         "classifier" => classifier::train(run, &mut model, &head, &text, &question, labelled)?,
         _ => train_ranking(run, &mut model, &head, &text, &question, corpus)?,

@@ -10,7 +10,7 @@ use device::Device;
 use std::{path::Path, time::Duration};
 
 /// Settings that change no number, and may differ when a run goes on.
-const FREE: [&str; 2] = ["threads =", "checkpoint_seconds ="];
+const FREE: [&str; 3] = ["threads =", "checkpoint_seconds =", "limit ="];
 
 /// What every stage needs.
 pub struct Run {

@@ -13,7 +13,7 @@ use crate::{
 use autograd::Grads;
 use device::Device;
 use formats::{Act, Arch, ModelConfig, Norm, Tokenizer};
-use model::{LoraConfig, Model, Pass, Precision, Target};
+use model::{Model, Pass, Precision};
 use serde_json::{Value, json};
 
 /// Pre-trains a small GPT-NeoX on the corpus and writes it to `DIR/base`.
@@ -39,7 +39,7 @@ pub fn pretrain(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     Ok(json!({ "tokens_per_second": speed, "parameters": model.base_len(), "vocab": text.tokenizer.vocab() }))
 }
 
-fn small_neox(c: &Config, vocab: usize) -> ModelConfig {
+pub(crate) fn small_neox(c: &Config, vocab: usize) -> ModelConfig {
     let m = &c.model;
     let head_dim = m.hidden / m.heads;
     ModelConfig {
@@ -111,14 +111,10 @@ pub(crate) fn lm_step(
 /// With the stage and step.
 pub fn sft(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     let c = run.config.clone();
-    let precision = match c.memory.sft_precision.as_str() {
-        "int8" => models::policy_precision(run),
-        _ => Precision::F32,
-    };
-    let (mut model, text) = models::base(run, precision)?;
+    let (mut model, text) = models::base(run, precision(run))?;
     let lora = c.sft.method == "lora";
     if lora {
-        model.attach_lora(&every_layer(&c.lora), c.run.seed);
+        model.attach_lora(&c.sft.adapters(&c.lora), c.run.seed);
         model.train_adapters();
     } else {
         model.train_all();
@@ -147,10 +143,12 @@ pub fn sft(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     Ok(json!({ "tokens_per_second": speed, "held_out_perplexity": perplexity }))
 }
 
-/// Adapters of the configured rank on every linear layer.
-pub(crate) fn every_layer(lora: &LoraConfig) -> LoraConfig {
-    let targets = vec![Target::QueryKeyValue, Target::AttnOut, Target::MlpUp, Target::MlpDown];
-    LoraConfig { targets, ..lora.clone() }
+/// How the base is held while it is fine-tuned.
+pub(crate) fn precision(run: &Run) -> Precision {
+    match run.config.memory.sft_precision.as_str() {
+        "int8" => models::policy_precision(run),
+        _ => Precision::F32,
+    }
 }
 
 /// A device-independent helper for examples and tests: a random small model.

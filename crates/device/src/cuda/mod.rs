@@ -143,14 +143,22 @@ impl Gpu {
         at.map(|at| (class, at)).map_err(|e| self.out_of_memory(bytes, e))
     }
 
-    fn out_of_memory(&self, bytes: usize, e: DeviceError) -> DeviceError {
+    /// Free and total bytes of the device's memory, where the driver says.
+    fn memory(&self) -> Option<(usize, usize)> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: the pointers are to locals.
-        let known = unsafe { self.driver.memory_info(&mut free, &mut total) }.is_ok();
-        let room = if known {
-            format!(": {} MiB of {} MiB are free", free >> 20, total >> 20)
-        } else {
-            String::new()
+        unsafe { self.enter().memory_info(&mut free, &mut total) }.ok().map(|()| (free, total))
+    }
+
+    /// Bytes that the driver has free.
+    pub(crate) fn free_bytes(&self) -> Option<usize> {
+        self.memory().map(|(free, _)| free)
+    }
+
+    fn out_of_memory(&self, bytes: usize, e: DeviceError) -> DeviceError {
+        let room = match self.memory() {
+            Some((free, total)) => format!(": {} MiB of {} MiB are free", free >> 20, total >> 20),
+            None => String::new(),
         };
         let problem = format!(
             "{} for a block of {} MiB{room}; use a smaller batch, gradient checkpointing or int8",
