@@ -62,11 +62,16 @@ pub enum Role {
     Starter(usize),
 }
 
-/// Finds out what this process is. `size` = ranks that were asked for; none = as many as were started.
+/// How many processes an MPI starter has started together with this one; none when it started one, or there is none.
+pub fn started_by_mpi() -> Option<usize> {
+    mpi::started().map(|s| s.size).filter(|size| *size > 1)
+}
+
+/// Finds out what this process is, of `size` ranks.
 ///
 /// # Errors
 /// When the number of processes is another, or they cannot be connected.
-pub fn role(size: Option<usize>, engine: Engine) -> Result<Role> {
+pub fn role(size: usize, engine: Engine) -> Result<Role> {
     if let Some(place) = place()? {
         expect_size(size, place.size)?;
         let local = env::var(STARTED).is_ok();
@@ -74,7 +79,7 @@ pub fn role(size: Option<usize>, engine: Engine) -> Result<Role> {
         return Ok(Role::Rank(World { link: socket::connect(&place)?, local_rank, local_size }));
     }
     let started = mpi::started();
-    if engine == Engine::Mpi || (engine == Engine::Auto && started.is_some()) {
+    if engine == Engine::Mpi || (engine == Engine::Auto && started.as_ref().is_some_and(|s| s.size > 1)) {
         let Some(started) = started else {
             let problem = "no MPI starter has started this process; run it under one: mpirun -n N ...";
             return Err(CommError::new("MPI", problem));
@@ -88,20 +93,17 @@ pub fn role(size: Option<usize>, engine: Engine) -> Result<Role> {
         }));
     }
     match size {
-        None | Some(0 | 1) => Ok(Role::Rank(World::alone())),
-        Some(n) => Ok(Role::Starter(n)),
+        0 | 1 => Ok(Role::Rank(World::alone())),
+        n => Ok(Role::Starter(n)),
     }
 }
 
-fn expect_size(asked: Option<usize>, have: usize) -> Result<()> {
-    match asked {
-        Some(n) if n != have => {
-            let problem =
-                format!("{have} processes were started, the settings ask for {n} ranks (dp * tp * pp)");
-            Err(CommError::new("start", problem))
-        }
-        _ => Ok(()),
+fn expect_size(asked: usize, have: usize) -> Result<()> {
+    if asked == have {
+        return Ok(());
     }
+    let problem = format!("{have} processes were started, the settings ask for {asked} ranks (dp * tp * pp)");
+    Err(CommError::new("start", problem))
 }
 
 /// This process's place, when its environment says so.

@@ -26,7 +26,7 @@ mod socket;
 pub use comm::Comm;
 pub use dry::Traffic;
 pub use error::{CommError, Result};
-pub use launch::{Engine, Ranks, Role, World, follow_starter, role};
+pub use launch::{Engine, Ranks, Role, World, follow_starter, role, started_by_mpi};
 pub use link::Link;
 pub use local::threads;
 pub use mesh::{Carrier, Group, Mesh, Shape};

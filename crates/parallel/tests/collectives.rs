@@ -129,7 +129,7 @@ fn a_dry_run_counts_what_a_rank_sends() {
 #[test]
 fn collectives_over_mpi() {
     if std::env::var("PARALLEL_TEST_RANK").is_ok() {
-        match role(Some(4), Engine::Mpi).unwrap() {
+        match role(4, Engine::Mpi).unwrap() {
             Role::Rank(world) => check(&world, &Device::cpu()),
             Role::Starter(_) => unreachable!("MPI has its own starter"),
         }

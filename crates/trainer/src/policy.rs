@@ -5,9 +5,10 @@ use crate::{
     corpus::Corpus,
     error::{Error, Result},
     evaluate::{self, Evaluation},
-    interrupt, merge, models,
+    merge, models,
     ppo::{Iteration, Ppo, PpoState},
     progress::Progress,
+    ranks,
     reward::RewardModel,
     run::Run,
     supervised::pick,
@@ -55,6 +56,7 @@ fn open(run: &Run, corpus: &Corpus) -> Result<Stage> {
     ppo.model.checkpointing = c.memory.gradient_checkpointing;
     ppo.sequences = c.memory.sequences;
     ppo.dense_rewards = c.rollout.dense_rewards;
+    ppo.mesh = run.mesh.clone();
     let prompts = text.prompts(&corpus.prompts, c.ppo.response_length)?;
     let held = &corpus.prompts_held_out[..corpus.prompts_held_out.len().min(c.eval.prompts)];
     let held_out = text.prompts(held, c.ppo.response_length)?;
@@ -128,15 +130,19 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         let score = it.metric("ppo/mean_scores");
         if score > state.best.score && kl <= 2.0 * run.config.ppo.target {
             state.best = Best { iteration: step, score };
-            checkpoint::save(&best_path, "best", step, &s.ppo.model.params, None, &Value::Null)?;
+            run.write(|| {
+                checkpoint::save(&best_path, "best", step, &s.ppo.model.params, None, &Value::Null)
+            })?;
         }
         let alarm = state.alarms.observe(&observation(&it, step as u64, &mut state.reference_distinct_2));
-        let stop = interrupt::requested();
-        if stop || saved.elapsed() >= run.checkpoint_every || step == total {
+        let (stop, save) = run.pause(saved)?;
+        if save || step == total {
             let value = serde_json::to_value(&state).expect("numbers");
             // Rows first: a kill in between leaves rows too many, which a resume drops, never too few.
             run.writer.flush()?;
-            checkpoint::save(&path, "ppo", step, &s.ppo.model.params, Some(&s.ppo.optimizer), &value)?;
+            run.write(|| {
+                checkpoint::save(&path, "ppo", step, &s.ppo.model.params, Some(&s.ppo.optimizer), &value)
+            })?;
             saved = Instant::now();
         }
         if let Some(alarm) = alarm.filter(|_| run.config.rollout.alarms) {
@@ -147,7 +153,7 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         }
     }
     progress.finish();
-    save_adapter(run, &s)?;
+    run.write(|| save_adapter(run, &s))?;
     let after = evaluate::evaluate(&s.ppo, &s.reward, &s.text, &s.held_out, corpus, false)?;
     let rate = |t: f64| if t > 0.0 { tokens as f64 / t } else { 0.0 };
     Ok(json!({
@@ -198,7 +204,7 @@ fn stop_on_alarm(
 ) -> Result<Value> {
     if let Some(c) = Checkpoint::load(best)? {
         c.restore(&mut s.ppo.model.params, None)?;
-        save_adapter(run, s)?;
+        run.write(|| save_adapter(run, s))?;
     }
     Err(Error::Alarm { step, alarm, best: at })
 }
@@ -226,15 +232,15 @@ pub fn merge(run: &mut Run, corpus: &Corpus) -> Result<Value> {
             problem: "holds no adapter; run the ppo stage first".into(),
         });
     }
-    merge::write(&base, Some(&adapter), &out, formats::Storage::F32)?;
+    run.write(|| merge::write(&base, Some(&adapter), &out, formats::Storage::F32).map(drop))?;
     let (mut model, text) = models::load(&run.device, &base, model::Precision::F32)?;
     model.attach_adapters(&formats::peft::load(&adapter, &model.config)?);
     let held = text.held_out(&corpus.plain_held_out)?;
     let (merged, _) = models::load(&run.device, &run.dir.path("merged"), model::Precision::F32)?;
     let pass = model::Pass::default();
-    let with_adapter = crate::lm::perplexity(&model, &held, 2048, pass)?;
-    let after = crate::lm::perplexity(&merged, &held, 2048, pass)?;
-    let before = crate::lm::perplexity(&model, &held, 2048, model::Pass::REFERENCE)?;
+    let perplexity = |model, pass| ranks::perplexity(&run.mesh, model, &held, 2048, pass);
+    let (with_adapter, after) = (perplexity(&model, pass)?, perplexity(&merged, pass)?);
+    let before = perplexity(&model, model::Pass::REFERENCE)?;
     Ok(json!({
         "held_out_perplexity": { "sft": before, "adapter": with_adapter, "merged": after },
     }))
