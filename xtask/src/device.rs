@@ -15,15 +15,25 @@ pub struct Choice {
 impl Choice {
     /// Opens the device.
     pub fn open(&self) -> Result<Device, String> {
+        self.open_for(0)
+    }
+
+    /// Opens the device of the `rank`-th process on this machine: each has a GPU of its own.
+    pub fn open_for(&self, rank: usize) -> Result<Device, String> {
         match self.device.as_str() {
             "cuda" => {
-                let hint = "--device cuda needs an NVIDIA GPU with its driver; --device vm runs the same kernels without";
-                Device::cuda(0).map_err(|e| format!("{e}\n  {hint}"))
+                let hint = "--device cuda needs an NVIDIA GPU with its driver for each rank; --device vm runs the same kernels without";
+                Device::cuda(rank).map_err(|e| format!("{e}\n  {hint}"))
             }
             "vm" => open_vm(),
-            "auto" => Ok(Device::auto()),
+            "auto" => Ok(Device::cuda(rank).unwrap_or_else(|_| Device::cpu())),
             _ => Ok(Device::cpu()),
         }
+    }
+
+    /// Whether a device opened by this is a real GPU.
+    pub fn is_gpu(&self, device: &Device) -> bool {
+        self.device != "vm" && device.stream().is_some()
     }
 }
 

@@ -9,6 +9,7 @@ mod merge;
 mod parity;
 mod plan;
 mod ptx;
+mod ranks;
 mod test;
 mod tidy;
 mod tools;

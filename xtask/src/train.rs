@@ -1,12 +1,13 @@
 //! `cargo xtask train`.
 
-use crate::{device, fail, hub};
+use crate::{device, fail, hub, ranks};
+use parallel::{Role, World, follow_starter};
 use std::path::PathBuf;
 use trainer::{
     config::Config,
     error::Error,
     interrupt,
-    pipeline::{self, Request, STAGE_NAMES},
+    pipeline::{self, Done, Request, STAGE_NAMES},
 };
 
 /// Run the pipeline: pretrain (when no model is given), sft, reward, ppo, merge, report.
@@ -41,6 +42,8 @@ pub struct Args {
     data_dir: PathBuf,
     #[command(flatten)]
     device: device::Choice,
+    #[command(flatten)]
+    ranks: ranks::Choice,
     /// Run one stage only.
     #[arg(long, value_parser = STAGE_NAMES)]
     stage: Option<String>,
@@ -87,6 +90,7 @@ fn config(args: &Args) -> trainer::error::Result<Config> {
     if let Some(threads) = args.threads {
         config.run.threads = threads;
     }
+    args.ranks.overlay(&mut config.parallel);
     for assignment in &args.set {
         config.set(assignment)?;
     }
@@ -104,34 +108,61 @@ pub fn run(args: Args) -> i32 {
         print!("{}", config.to_toml());
         return 0;
     }
-    let device = match args.device.open() {
-        Ok(device) => device,
+    let world = match args.ranks.role(&config.parallel) {
+        Ok(Role::Rank(world)) => world,
+        Ok(Role::Starter(size)) => return ranks::start(size),
         Err(e) => return fail(e),
     };
-    let _ = ctrlc::set_handler(|| {
-        if interrupt::requested() {
-            std::process::exit(130);
+    if !follow_starter(stop) {
+        let _ = ctrlc::set_handler(stop);
+    } else {
+        // The starter hears the terminal and passes it on.
+        let _ = ctrlc::set_handler(|| {});
+    }
+    let rank = world.link.rank();
+    match rank_of(world, config, &args) {
+        Ok(done) if rank == 0 => {
+            println!("{}", done.table);
+            println!("run directory: {}", args.out.display());
+            0
         }
+        Ok(_) => 0,
+        Err(e) => {
+            // What another rank said is shown once, by rank 0.
+            match rank {
+                0 => drop(fail(&e)),
+                _ if e.is_of_peer() => {}
+                _ => eprintln!("rank {rank}: error: {e}"),
+            }
+            e.exit_code()
+        }
+    }
+}
+
+/// Ctrl-C: the first one ends the run after its step, the second one at once.
+fn stop() {
+    if interrupt::requested() {
+        std::process::exit(130);
+    }
+    if std::env::var_os("FERROTUNE_RANK").is_none_or(|rank| rank == "0") {
         eprintln!("stopping after this step (again to stop at once)");
-        interrupt::request();
-    });
+    }
+    interrupt::request();
+}
+
+/// Runs this process's part of the job.
+fn rank_of(world: World, config: Config, args: &Args) -> trainer::error::Result<Done> {
+    let refused = |problem: String| Error::Config { field: "--device".into(), problem };
+    let device = args.device.open_for(world.local_rank).map_err(refused)?;
+    let mesh = args.ranks.mesh(&world, &config.parallel, &device, args.device.is_gpu(&device))?;
     let request = Request {
         config,
         device,
+        mesh,
         out: &args.out,
         resume: args.resume,
         stage: args.stage.as_deref(),
         quiet: args.quiet,
     };
-    match pipeline::train(request) {
-        Ok(done) => {
-            println!("{}", done.table);
-            println!("run directory: {}", args.out.display());
-            0
-        }
-        Err(e) => {
-            fail(&e);
-            e.exit_code()
-        }
-    }
+    pipeline::train(request)
 }

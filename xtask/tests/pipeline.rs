@@ -2,64 +2,13 @@
 
 use serde_json::Value;
 use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 mod support;
-use support::TINY;
-
-fn train(out: &Path, more: &[&str]) -> Command {
-    let mut c = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    c.arg("train").arg("--out").arg(out);
-    for s in TINY {
-        c.args(["--set", s]);
-    }
-    c.args(more);
-    c
-}
-
-fn run(out: &Path, more: &[&str]) -> Output {
-    train(out, more).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The run must fail with code 1 and say `needle`.
-fn check_fails(out: &Path, more: &[&str], needle: &str) {
-    let o = run(out, more);
-    let err = text(&o.stderr);
-    assert_eq!(o.status.code(), Some(1), "{more:?}: {err}");
-    assert!(err.contains(needle), "{more:?} should say {needle:?}: {err}");
-}
-
-fn summary(out: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap()
-}
-
-/// metrics.jsonl without the times, which differ from run to run.
-fn metrics(out: &Path) -> Vec<Value> {
-    let rows = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    let mut rows: Vec<Value> = rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    for r in &mut rows {
-        r.as_object_mut().unwrap().retain(|k, _| !k.starts_with("time/"));
-    }
-    rows
-}
-
-struct Temp(tempfile::TempDir);
-
-impl Temp {
-    fn new() -> Self {
-        Temp(tempfile::tempdir().unwrap())
-    }
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
+use support::{TINY, Temp, check_fails, metrics, run, summary, text, train};
 
 #[test]
 fn the_whole_pipeline_runs_and_reports_what_it_promises() {

@@ -342,6 +342,22 @@ impl Grads {
         })
     }
 
+    /// The gradient buffers of several weights, zeroed at first use, `ids` ascending.
+    ///
+    /// # Panics
+    /// When the ids do not ascend.
+    pub fn of_mut(&mut self, params: &Params, ids: &[ParamId]) -> Vec<&mut Buffer> {
+        for id in ids {
+            self.entry(params, *id);
+        }
+        let mut wanted = ids.iter().copied().peekable();
+        let found: Vec<_> = (self.list.iter_mut().enumerate())
+            .filter_map(|(i, g)| wanted.next_if_eq(&ParamId(i)).and(g.as_mut()))
+            .collect();
+        assert_eq!(found.len(), ids.len(), "ids must ascend");
+        found
+    }
+
     /// Takes the gradient buffer of a weight out, zeroed at first use; give it back with [`Grads::put`].
     pub(crate) fn take(&mut self, params: &Params, id: ParamId) -> Buffer {
         self.entry(params, id);

@@ -124,6 +124,20 @@ impl<T: Element> Buffer<T> {
         }
     }
 
+    /// Calls `f` with the elements, for change; a GPU's travel to the host and back. Not called on a dry-run device.
+    pub fn edit<R>(&mut self, f: impl FnOnce(&mut [T]) -> R) -> Option<R> {
+        match &mut self.memory {
+            Memory::Host(lines) => Some(f(elements_mut(lines, self.len))),
+            Memory::Cuda(..) => {
+                let mut values = self.to_vec();
+                let result = f(&mut values);
+                self.write(&values);
+                Some(result)
+            }
+            Memory::Meta(_) => None,
+        }
+    }
+
     /// Overwrites the elements with `values`, which must be as long.
     pub fn write(&mut self, values: &[T]) {
         assert_eq!(values.len(), self.len, "write: length");
@@ -218,7 +232,9 @@ mod tests {
         let b = device.upload(&[1.0f32, 2.0, 3.0]);
         assert_eq!(b.to_vec(), [1.0, 2.0, 3.0]);
         assert_eq!(b.range(1..3).host(), [2.0, 3.0]);
-        assert_eq!(b.clone().to_vec(), b.to_vec());
+        let mut c = b.clone();
+        assert_eq!(c.edit(|v| std::mem::replace(&mut v[0], 5.0)), Some(1.0));
+        assert_eq!((c.to_vec(), b.to_vec()), (vec![5.0, 2.0, 3.0], vec![1.0, 2.0, 3.0]));
         assert_eq!(Device::meta().upload(&[1.0f32]).to_vec(), [0.0]);
     }
 }

@@ -231,6 +231,12 @@ impl Device {
         }
     }
 
+    /// The CUDA stream in whose order all work of the device happens, for other libraries that work on its buffers. Its
+    /// context is current on this thread when this returns. None where kernels do not run on a GPU.
+    pub fn stream(&self) -> Option<*mut std::ffi::c_void> {
+        self.0.gpu.as_ref().map(|gpu| gpu.stream())
+    }
+
     fn gpu(&self) -> &Gpu {
         self.0.gpu.as_ref().expect("a CUDA device has a GPU")
     }

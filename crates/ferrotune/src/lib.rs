@@ -4,7 +4,8 @@
 //! use ferrotune::{config::Config, pipeline};
 //! let config = Config::embedded();
 //! let (device, out) = (ferrotune::device::Device::cpu(), std::path::Path::new("runs/mine"));
-//! let done = pipeline::train(pipeline::Request { config, device, out, resume: false, stage: None, quiet: true })?;
+//! let mesh = ferrotune::parallel::Mesh::alone();
+//! let done = pipeline::train(pipeline::Request { config, device, mesh, out, resume: false, stage: None, quiet: true })?;
 //! println!("{}", done.table);
 //! # Ok::<(), ferrotune::error::Error>(())
 //! ```
@@ -13,5 +14,6 @@ pub use data;
 pub use device;
 pub use formats;
 pub use model;
+pub use parallel;
 pub use rl;
 pub use trainer::*;

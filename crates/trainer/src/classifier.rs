@@ -56,20 +56,27 @@ pub(crate) fn train(
         return Err(Error::config("reward.kind", problem));
     }
     let examples = examples(text, question, set, c.reward.rating_scale)?;
+    let mesh = run.mesh.clone();
     steps::train(run, "reward", model, &c.reward.train, |model, i, grads| {
         let picked = pick(examples.len(), c.reward.train.batch_size, c.run.seed ^ 3, i);
-        let picked: Vec<&Example> = picked.iter().map(|i| &examples[*i]).collect();
-        step(model, head, &picked, &Judged::new(&c.reward, c.run.seed, i), grads)
+        let mine = picked[mesh.dp.share(picked.len())].iter().map(|i| &examples[*i]).collect::<Vec<_>>();
+        step(model, head, &mine, picked.len(), &Judged::new(&c.reward, c.run.seed, i), grads)
     })
 }
 
+/// Gradients of the mean loss over a batch of `all` texts: the part that `batch` has in it.
 fn step(
     model: &Model,
     head: &Head,
     batch: &[&Example],
+    all: usize,
     judged: &Judged,
     grads: &mut Grads,
 ) -> Result<StepReport> {
+    if batch.is_empty() {
+        return Ok(StepReport { tokens: 0, loss: 0.0, metrics: vec![("accuracy", 0.0)] });
+    }
+    let share = batch.len() as f64 / all as f64;
     let (device, each) = (model.device(), judged.each());
     let rows = batch.len() * each;
     let sequences: Vec<Vec<u32>> = batch.iter().map(|e| e.text.ids.clone()).collect();
@@ -100,12 +107,12 @@ fn step(
         d[2 * row + own] += rest / rows as f32;
         d[2 * row + 1 - own] -= rest / rows as f32;
     }
-    judged.weigh(&mut d, 2);
+    judged.weigh(&mut d, 2, share as f32);
     tape.backward(vec![(logits, device.upload(&d))], grads);
     let positive: Vec<f32> = probs.to_vec().chunks(2).map(|p| p[1] - p[0]).collect();
     let right = judged.ends(&positive).zip(batch).filter(|(p, e)| (*p > 0.0) == (e.class == 1)).count();
     let tokens = sequences.iter().map(Vec::len).sum();
     let mean = rl::mean(&judged.ends(&losses).collect::<Vec<_>>());
-    let accuracy = right as f64 / batch.len() as f64;
-    Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", accuracy)] })
+    let accuracy = right as f64 / all as f64;
+    Ok(StepReport { tokens, loss: share * mean, metrics: vec![("accuracy", accuracy)] })
 }

@@ -4,6 +4,7 @@ use crate::{
     error::{Error, Result},
     memory::MemorySection,
     optimizer::AdamConfig,
+    ranks::ParallelSection,
 };
 use model::{LoraConfig, Target};
 use optim::Schedule;
@@ -36,6 +37,8 @@ pub struct Config {
     pub eval: EvalSection,
     /// What is kept in memory at a time.
     pub memory: MemorySection,
+    /// Ranks.
+    pub parallel: ParallelSection,
 }
 
 /// The run as a whole.
@@ -416,6 +419,7 @@ impl Config {
             }
         }
         self.memory.validate(&self.sft.method)?;
+        self.parallel.validate()?;
         let m = &self.model;
         if m.heads == 0 || !m.hidden.is_multiple_of(m.heads) || !(m.hidden / m.heads).is_multiple_of(8) {
             let problem = format!("{} over {} heads: heads must be a multiple of 8 wide", m.hidden, m.heads);

@@ -83,6 +83,17 @@ pub enum Error {
         /// What happened.
         source: Box<Error>,
     },
+    /// Another rank ended, or the ranks cannot work together.
+    #[error("between the ranks: {0}")]
+    Ranks(#[from] parallel::CommError),
+    /// Another rank failed; this one stopped with it.
+    #[error("rank {rank}: {message}")]
+    Peer {
+        /// The other rank.
+        rank: usize,
+        /// What it says.
+        message: String,
+    },
     /// The user asked to stop; a checkpoint was written.
     #[error("stopped in stage `{stage}` after step {step}; a checkpoint was written, continue with --resume")]
     Interrupted {
@@ -121,6 +132,15 @@ impl Error {
             | Error::Device { .. }
             | Error::Step { .. }) => stop,
             source => Error::Step { stage, step, source: Box::new(source) },
+        }
+    }
+
+    /// Whether it is another rank's failure, which that rank has told.
+    pub fn is_of_peer(&self) -> bool {
+        match self {
+            Error::Peer { .. } => true,
+            Error::Step { source, .. } => source.is_of_peer(),
+            _ => false,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::{
     error::Result,
     lm::{self, Example},
     ppo::{Ppo, Reward},
+    ranks,
     text::Text,
 };
 use data::reviews::{self};
@@ -79,13 +80,17 @@ pub fn evaluate(
         seed: 0x6576_616c,
         ..Sampling::default()
     };
-    let streams: Vec<u32> = (0..prompts.len() as u32).collect();
-    let answers = ppo.model.generate(prompts, &streams, &sampling, pass, None, &|_| {});
-    let rewards = reward.score(prompts, &answers)?;
+    // Each rank answers its share, and then knows all answers.
+    let (mesh, mine) = (&ppo.mesh, ppo.mesh.dp.share(prompts.len()));
+    let streams: Vec<u32> = mine.clone().map(|i| i as u32).collect();
+    let own = ppo.model.generate(&prompts[mine.clone()], &streams, &sampling, pass, None, &|_| {});
+    let rewards = ranks::agree(mesh, reward.score(&prompts[mine.clone()], &own))?;
     let examples: Vec<Example> =
-        prompts.iter().zip(&answers).map(|(p, a)| Example::completion(p, &a.tokens)).collect();
-    let own = log_likelihood(ppo, &examples, pass)?;
-    let sft = log_likelihood(ppo, &examples, Pass::REFERENCE)?;
+        prompts[mine].iter().zip(&own).map(|(p, a)| Example::completion(p, &a.tokens)).collect();
+    let of_own = log_likelihood(ppo, &examples, pass)
+        .and_then(|own| Ok(vec![own, log_likelihood(ppo, &examples, Pass::REFERENCE)?]));
+    let [own_likelihood, sft] = ranks::sums(mesh, of_own)?[..] else { unreachable!("two numbers") };
+    let (answers, rewards) = (ranks::gather_completions(&mesh.dp, own)?, mesh.dp.gather(&rewards)?);
     let tokens = answers.iter().map(|a| a.tokens.len()).sum::<usize>().max(1) as f64;
     let samples: Vec<Sample> = prompts
         .iter()
@@ -105,11 +110,11 @@ pub fn evaluate(
     Ok(Evaluation {
         reward: rewards.iter().map(|r| f64::from(*r)).sum::<f64>() / rewards.len().max(1) as f64,
         positive_share: samples.iter().filter(positive).count() as f64 / samples.len().max(1) as f64,
-        kl_per_token: (own - sft) / tokens,
-        kl: (own - sft) / answers.len().max(1) as f64,
+        kl_per_token: (own_likelihood - sft) / tokens,
+        kl: (own_likelihood - sft) / answers.len().max(1) as f64,
         distinct_2: distinct_2(answers.iter().map(|a: &Completion| a.tokens.as_slice())),
         perplexity_under_sft: (-sft / tokens).exp(),
-        plain_perplexity: lm::perplexity(&ppo.model, &held, 2048, pass)?,
+        plain_perplexity: ranks::perplexity(mesh, &ppo.model, &held, 2048, pass)?,
         length: tokens / answers.len().max(1) as f64,
         samples,
     })

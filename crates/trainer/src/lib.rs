@@ -27,6 +27,7 @@ pub mod policy;
 pub mod ppo;
 mod presets;
 mod progress;
+pub mod ranks;
 mod report;
 pub mod reward;
 mod room;

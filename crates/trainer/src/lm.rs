@@ -121,13 +121,24 @@ pub fn perplexity(
     batch_tokens: usize,
     pass: Pass,
 ) -> Result<Option<f64>> {
+    let (nll, n) = nll(model, examples, batch_tokens, pass)?;
+    Ok((n > 0).then(|| (nll / n as f64).exp()))
+}
+
+/// Summed negative log-likelihood of the counted tokens and their number, in batches of at most `batch_tokens`.
+pub(crate) fn nll(
+    model: &Model,
+    examples: &[Example],
+    batch_tokens: usize,
+    pass: Pass,
+) -> Result<(f64, usize)> {
     let (mut nll, mut n) = (0.0, 0);
     for group in by_tokens(examples, batch_tokens) {
         let (l, k) = loss(model, &group, pass, None)?;
         nll += l;
         n += k;
     }
-    Ok((n > 0).then(|| (nll / n as f64).exp()))
+    Ok((nll, n))
 }
 
 /// Consecutive examples in groups of at most `tokens` tokens (at least one example each).

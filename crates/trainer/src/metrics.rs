@@ -11,7 +11,8 @@ use std::{
 /// Appends rows to metrics.jsonl.
 pub struct MetricsWriter {
     path: PathBuf,
-    file: BufWriter<File>,
+    /// None on a rank that does not write.
+    file: Option<BufWriter<File>>,
 }
 
 /// A number as JSON; NaN and infinities as strings, which JSON numbers cannot hold.
@@ -26,7 +27,12 @@ impl MetricsWriter {
     /// With the file's name.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
-        Ok(MetricsWriter { path: path.to_path_buf(), file: BufWriter::new(file) })
+        Ok(MetricsWriter { path: path.to_path_buf(), file: Some(BufWriter::new(file)) })
+    }
+
+    /// For a rank that leaves the writing to another: nothing is written.
+    pub fn silent(path: &Path) -> Self {
+        MetricsWriter { path: path.to_path_buf(), file: None }
     }
 
     /// Appends one step's metrics.
@@ -34,13 +40,14 @@ impl MetricsWriter {
     /// # Errors
     /// With the file's name.
     pub fn log(&mut self, stage: &str, step: usize, metrics: &[(&str, f64)]) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
         let mut row = Map::new();
         row.insert("stage".into(), json!(stage));
         row.insert("step".into(), json!(step));
         for (name, value) in metrics {
             row.insert((*name).into(), number(*value));
         }
-        writeln!(self.file, "{}", Value::Object(row)).map_err(Error::io(&self.path))
+        writeln!(file, "{}", Value::Object(row)).map_err(Error::io(&self.path))
     }
 
     /// Brings rows to disk.
@@ -48,7 +55,7 @@ impl MetricsWriter {
     /// # Errors
     /// With the file's name.
     pub fn flush(&mut self) -> Result<()> {
-        self.file.flush().map_err(Error::io(&self.path))
+        self.file.as_mut().map_or(Ok(()), |f| f.flush()).map_err(Error::io(&self.path))
     }
 
     /// Drops a stage's rows after `step`: a resumed run writes them again.
@@ -56,6 +63,9 @@ impl MetricsWriter {
     /// # Errors
     /// With the file's name.
     pub fn truncate_after(&mut self, stage: &str, step: usize) -> Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
         self.flush()?;
         let text = std::fs::read_to_string(&self.path).map_err(Error::io(&self.path))?;
         let keep = |line: &&str| {

@@ -4,11 +4,12 @@ use crate::{
     config::Config,
     corpus::Corpus,
     error::{Error, Result},
-    policy, report, reward, room,
+    policy, ranks, report, reward, room,
     run::Run,
     summary, supervised,
 };
 use device::{Device, DeviceError};
+use parallel::{CommError, Mesh};
 use serde_json::{Value, json};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -40,6 +41,8 @@ pub struct Request<'a> {
     pub config: Config,
     /// Where tensors live and kernels run.
     pub device: Device,
+    /// The ranks that work on it: [`Mesh::alone`] for one process.
+    pub mesh: Mesh,
     /// Run directory.
     pub out: &'a Path,
     /// Continue what is there.
@@ -58,7 +61,8 @@ pub struct Done {
     pub table: String,
 }
 
-/// Runs all stages that are not done yet (or one), and writes summary and report. Returns the summary.
+/// Runs all stages that are not done yet (or one), and writes summary and report. Returns the summary (on the rank that leads;
+/// every rank calls this with the same settings).
 ///
 /// # Errors
 /// With the stage and step, and what to do.
@@ -68,9 +72,16 @@ pub fn train(request: Request<'_>) -> Result<Done> {
     {
         return Err(Error::config("--stage", format!("\"{stage}\" is none of {}", STAGE_NAMES.join(", "))));
     }
-    let threads = request.config.run.threads;
-    cpu::set_threads(threads);
-    let mut run = Run::open(request.config, request.device, request.out, request.resume, request.quiet)?;
+    let Request { config, device, mesh, out, resume, quiet, .. } = request;
+    match config.run.threads {
+        // Ranks of one machine share its cores.
+        0 if mesh.local_size > 1 => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            cpu::set_threads((cores / mesh.local_size).max(1));
+        }
+        threads => cpu::set_threads(threads),
+    }
+    let mut run = Run::open(config, device, mesh, out, resume, quiet)?;
     let c = &run.config;
     let corpus = Corpus::load(&c.data, c.run.seed, c.eval.prompts)?;
     for stage in STAGES {
@@ -85,10 +96,13 @@ pub fn train(request: Request<'_>) -> Result<Done> {
         }
         if let Some(needs) = stage.needs.filter(|n| run.dir.result(n).is_none()) {
             let problem = format!("stage `{}` needs stage `{needs}`, which has not run here", stage.name);
-            return Err(Error::RunDir { dir: request.out.to_path_buf(), problem });
+            return Err(Error::RunDir { dir: out.to_path_buf(), problem });
         }
-        room::check(&run, &corpus, stage.name)?;
+        ranks::agree(&run.mesh, room::check(&run, &corpus, stage.name))?;
         run_stage(&mut run, &stage, &corpus)?;
+    }
+    if !run.mesh.leads() {
+        return Ok(Done { summary: Value::Null, table: String::new() });
     }
     let summary = summary::write(&mut run)?;
     report::write(&mut run, &summary)?;
@@ -99,21 +113,34 @@ pub fn train(request: Request<'_>) -> Result<Done> {
 fn run_stage(run: &mut Run, stage: &Stage, corpus: &Corpus) -> Result<()> {
     let start = Instant::now();
     run.device.reset_peak();
-    let mut result = catch_device(|| (stage.run)(run, corpus))
-        .unwrap_or_else(|source| Err(Error::Device { stage: stage.name, source }))?;
+    let mut result = catch(stage.name, || (stage.run)(run, corpus))?;
     // After a resume only this process's share of the time is known.
     result["seconds"] = json!(start.elapsed().as_secs_f64());
-    result["peak_memory_bytes"] = json!(run.device.peak_bytes());
+    // Of the rank that needs most.
+    let peaks = run.mesh.world.gather(&[run.device.peak_bytes() as u64])?;
+    result["peak_memory_bytes"] = json!(peaks.into_iter().max());
     run.writer.flush()?;
     run.device.trim();
-    run.dir.finish(stage.name, result)
+    let written = if run.mesh.leads() { run.dir.finish(stage.name, result.clone()) } else { Ok(()) };
+    ranks::agree(&run.mesh, written)?;
+    if !run.mesh.leads() {
+        run.dir.finish(stage.name, result)?;
+    }
+    Ok(())
 }
 
-/// Runs `work`; a GPU that fails in it unwinds with a [`DeviceError`], any other panic goes on.
-fn catch_device<T>(work: impl FnOnce() -> T) -> std::result::Result<T, DeviceError> {
+/// Runs a stage. A GPU that fails in it unwinds with a [`DeviceError`], a collective between ops with a [`CommError`]; any other
+/// panic goes on.
+fn catch<T>(stage: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     // What the stage was changing is not looked at again: the process ends with the error.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| match payload.downcast::<DeviceError>() {
-        Ok(e) => *e,
-        Err(other) => resume_unwind(other),
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let payload = match payload.downcast::<DeviceError>() {
+            Ok(source) => return Err(Error::Device { stage, source: *source }),
+            Err(other) => other,
+        };
+        match payload.downcast::<CommError>() {
+            Ok(e) => Err(Error::Ranks(*e)),
+            Err(other) => resume_unwind(other),
+        }
     })
 }

@@ -151,7 +151,8 @@ impl Job {
         let examples: Vec<Example> =
             (0..(self.micro_tokens / length).max(1)).map(|_| Example::whole(vec![0; length])).collect();
         let step = Meter::start(device);
-        lm_step(&model, &examples.iter().collect::<Vec<_>>(), &mut grads, self.micro_tokens)?;
+        let batch: Vec<&Example> = examples.iter().collect();
+        lm_step(&model, &batch, 0..batch.len(), &mut grads, self.micro_tokens)?;
         optimizer.step(&mut model.params, &mut grads, 1e-4, 1.0)?;
         Ok(step.stage("sft", examples.len() * length))
     }

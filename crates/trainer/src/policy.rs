@@ -5,9 +5,10 @@ use crate::{
     corpus::Corpus,
     error::{Error, Result},
     evaluate::{self, Evaluation},
-    interrupt, merge, models,
+    merge, models,
     ppo::{Iteration, Ppo, PpoState},
     progress::Progress,
+    ranks,
     reward::RewardModel,
     room,
     run::Run,
@@ -56,6 +57,7 @@ fn open(run: &Run, corpus: &Corpus) -> Result<Stage> {
     ppo.model.checkpointing = c.memory.gradient_checkpointing;
     ppo.sequences = c.memory.sequences;
     ppo.dense_rewards = c.rollout.dense_rewards;
+    ppo.mesh = run.mesh.clone();
     let prompts = text.prompts(&corpus.prompts, c.ppo.response_length)?;
     let held = &corpus.prompts_held_out[..corpus.prompts_held_out.len().min(c.eval.prompts)];
     let held_out = text.prompts(held, c.ppo.response_length)?;
@@ -129,15 +131,19 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         let score = it.metric("ppo/mean_scores");
         if score > state.best.score && kl <= 2.0 * run.config.ppo.target {
             state.best = Best { iteration: step, score };
-            checkpoint::save(&best_path, "best", step, &s.ppo.model.params, None, &Value::Null)?;
+            run.write(|| {
+                checkpoint::save(&best_path, "best", step, &s.ppo.model.params, None, &Value::Null)
+            })?;
         }
         let alarm = state.alarms.observe(&observation(&it, step as u64, &mut state.reference_distinct_2));
-        let stop = interrupt::requested();
-        if stop || saved.elapsed() >= run.checkpoint_every || step == total {
+        let (stop, save) = run.pause(saved)?;
+        if save || step == total {
             let value = serde_json::to_value(&state).expect("numbers");
             // Rows first: a kill in between leaves rows too many, which a resume drops, never too few.
             run.writer.flush()?;
-            checkpoint::save(&path, "ppo", step, &s.ppo.model.params, Some(&s.ppo.optimizer), &value)?;
+            run.write(|| {
+                checkpoint::save(&path, "ppo", step, &s.ppo.model.params, Some(&s.ppo.optimizer), &value)
+            })?;
             saved = Instant::now();
         }
         if let Some(alarm) = alarm.filter(|_| run.config.rollout.alarms) {
@@ -148,7 +154,7 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         }
     }
     progress.finish();
-    save_adapter(run, &s)?;
+    run.write(|| save_adapter(run, &s))?;
     let after = evaluate::evaluate(&s.ppo, &s.reward, &s.text, &s.held_out, corpus, false)?;
     let rate = |t: f64| if t > 0.0 { tokens as f64 / t } else { 0.0 };
     Ok(json!({
@@ -199,7 +205,7 @@ fn stop_on_alarm(
 ) -> Result<Value> {
     if let Some(c) = Checkpoint::load(best)? {
         c.restore(&mut s.ppo.model.params, None)?;
-        save_adapter(run, s)?;
+        run.write(|| save_adapter(run, s))?;
     }
     Err(Error::Alarm { step, alarm, best: at })
 }
@@ -227,7 +233,7 @@ pub fn merge(run: &mut Run, corpus: &Corpus) -> Result<Value> {
             problem: "holds no adapter; run the ppo stage first".into(),
         });
     }
-    merge::write(&base, Some(&adapter), &out, formats::Storage::F32)?;
+    run.write(|| merge::write(&base, Some(&adapter), &out, formats::Storage::F32).map(drop))?;
     // In f32, where merging changes nothing but roundings, if that fits.
     let precision = match room::fits_in_f32(run, &formats::Folder::open(&base)?.config) {
         true => model::Precision::F32,
@@ -238,11 +244,11 @@ pub fn merge(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         let (mut model, text) = models::load(&run.device, &base, precision)?;
         model.attach_adapters(&formats::peft::load(&adapter, &model.config)?);
         let held = text.held_out(&corpus.plain_held_out)?;
-        let perplexity = |pass| crate::lm::perplexity(&model, &held, 2048, pass);
+        let perplexity = |pass| ranks::perplexity(&run.mesh, &model, &held, 2048, pass);
         (perplexity(model::Pass::REFERENCE)?, perplexity(pass)?, held)
     };
     let (merged, _) = models::load(&run.device, &out, precision)?;
-    let after = crate::lm::perplexity(&merged, &held, 2048, pass)?;
+    let after = ranks::perplexity(&run.mesh, &merged, &held, 2048, pass)?;
     Ok(json!({
         "held_out_perplexity": { "sft": before, "adapter": with_adapter, "merged": after },
     }))

@@ -4,19 +4,24 @@
 //! reference. Rollouts record each token's log-probability and value as they are drawn; since generation
 //! and training share one engine, those are bit for bit what the first minibatch computes, so its
 //! probability ratio is exactly 1 and no second scoring pass over the policy is needed.
+//!
+//! With several ranks each generates and scores its share of the answers, and then knows all of them: whitening, the KL controller and
+//! the statistics see the whole batch, on every rank alike. Of each minibatch a rank takes its share again.
 
 use crate::{
     error::{Error, Result},
     lm::{Example, KEEP_LOGITS, by_tokens, predictions},
     optimizer::{AdamConfig, Optimizer},
+    ranks,
 };
 use autograd::{Grads, Tape, Var};
 use device::Buffer;
 use loss::{FullKl, FullKlArgs, PpoPolicyLoss, PpoPolicyLossArgs, PpoValueLoss, PpoValueLossArgs};
 use model::{Batch, Completion, Head, Model, Pass, Sampling};
+use parallel::Mesh;
 use rl::{KlController, KlMeasure, PpoConfig, PpoStats, ScoreShaper};
 use serde::{Deserialize, Serialize};
-use std::{rc::Rc, time::Instant};
+use std::{ops::Range, rc::Rc, time::Instant};
 
 /// Gives answers their scores.
 pub trait Reward {
@@ -54,6 +59,8 @@ pub struct Ppo {
     pub sequences: usize,
     /// Pay scores as they are earned, where the reward can tell ([`rl::TokenRewards::spread`]).
     pub dense_rewards: bool,
+    /// The ranks that share the work; one, unless it is set.
+    pub mesh: Mesh,
     grads: Grads,
 }
 
@@ -142,7 +149,19 @@ impl Ppo {
         let state = PpoState { kl: KlController::new(&config), shaper: ScoreShaper::new(&config) };
         let sequences = Sampling::default().slots;
         let (lr_factor, dense_rewards, grads) = (1.0, false, Grads::new());
-        Ok(Ppo { model, value_head, config, optimizer, state, lr_factor, sequences, dense_rewards, grads })
+        let mesh = Mesh::alone();
+        Ok(Ppo {
+            model,
+            value_head,
+            config,
+            optimizer,
+            state,
+            lr_factor,
+            sequences,
+            dense_rewards,
+            mesh,
+            grads,
+        })
     }
 
     /// One iteration: generate answers to `prompts` (each used `num_generations` times), score them, take the
@@ -162,18 +181,14 @@ impl Ppo {
             .iter()
             .flat_map(|p| std::iter::repeat_n(p.clone(), self.config.num_generations))
             .collect();
-        let completions = self.rollout(iteration, &prompts, eos);
+        let mine = self.mesh.dp.share(prompts.len());
+        let own = self.rollout(iteration, &prompts, mine.clone(), eos);
+        let completions = ranks::gather_completions(&self.mesh.dp, own)?;
         let rollouts = Rollouts::new(&prompts, &completions);
         let t1 = Instant::now();
-        let kl = self.kl(&rollouts)?;
-        let prefixes = match self.dense_rewards {
-            true => reward.prefix_scores(&prompts, &completions)?,
-            false => None,
-        };
-        let raw_scores = match &prefixes {
-            Some(p) => (1..rollouts.starts.len()).map(|i| p[rollouts.starts[i] + i - 1]).collect(),
-            None => reward.score(&prompts, &completions)?,
-        };
+        let scored = self.score(&prompts, &completions, &rollouts, mine, reward);
+        let Scores { kl, raw: raw_scores, prefixes } =
+            ranks::agree(&self.mesh, scored)?.of_all(&self.mesh)?;
         if let Some(i) = raw_scores.iter().position(|s| !s.is_finite()) {
             let whence = format!("answer {i} of iteration {iteration} scored {}", raw_scores[i]);
             return Err(Error::NotFinite { what: "the reward".into(), whence });
@@ -188,7 +203,14 @@ impl Ppo {
         Ok(result)
     }
 
-    fn rollout(&self, iteration: u64, prompts: &[Vec<u32>], eos: Option<u32>) -> Vec<Completion> {
+    /// Answers to the prompts `mine`. A prompt's draws depend on its number among all.
+    fn rollout(
+        &self,
+        iteration: u64,
+        prompts: &[Vec<u32>],
+        mine: Range<usize>,
+        eos: Option<u32>,
+    ) -> Vec<Completion> {
         let sampling = Sampling {
             max_new_tokens: self.config.response_length,
             temperature: self.config.temperature,
@@ -197,15 +219,41 @@ impl Ppo {
             seed: self.config.seed ^ iteration.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             ..Sampling::default()
         };
-        let streams: Vec<u32> = (0..prompts.len() as u32).collect();
-        self.model.generate(prompts, &streams, &sampling, Pass::default(), Some(&self.value_head), &|_| {})
+        let streams: Vec<u32> = mine.clone().map(|i| i as u32).collect();
+        let (prompts, head) = (&prompts[mine], Some(&self.value_head));
+        self.model.generate(prompts, &streams, &sampling, Pass::default(), head, &|_| {})
     }
 
-    /// The configured KL quantity of every response token.
-    fn kl(&self, r: &Rollouts) -> Result<Vec<f32>> {
+    /// What the answers `mine` are worth.
+    fn score(
+        &self,
+        prompts: &[Vec<u32>],
+        completions: &[Completion],
+        r: &Rollouts,
+        mine: Range<usize>,
+        reward: &dyn Reward,
+    ) -> Result<Scores> {
+        let kl = self.kl(r, mine.clone())?;
+        let (prompts, completions) = (&prompts[mine.clone()], &completions[mine.clone()]);
+        let prefixes = match self.dense_rewards {
+            true => reward.prefix_scores(prompts, completions)?,
+            false => None,
+        };
+        let raw = match &prefixes {
+            Some(p) => {
+                let (first, at) = (r.starts[mine.start], mine.start);
+                mine.map(|i| p[r.starts[i + 1] - first + i - at]).collect()
+            }
+            None => reward.score(prompts, completions)?,
+        };
+        Ok(Scores { kl, raw, prefixes })
+    }
+
+    /// The configured KL quantity of every token of the responses `mine`.
+    fn kl(&self, r: &Rollouts, mine: Range<usize>) -> Result<Vec<f32>> {
         let measure = self.config.kl_measure();
         let (mut reference, mut full) = (Vec::new(), Vec::new());
-        for group in by_tokens(&r.examples, SCORE_TOKENS) {
+        for group in by_tokens(&r.examples[mine.clone()], SCORE_TOKENS) {
             let mut tape = Tape::inference(&self.model.params);
             let (hidden, targets) = response_rows(&mut tape, &self.model, &group, Pass::REFERENCE);
             let inv_t = 1.0 / self.config.temperature;
@@ -217,7 +265,8 @@ impl Ppo {
             }
         }
         let full = (measure == KlMeasure::Full).then_some(full.as_slice());
-        rl::kl_per_token(measure, &r.logprobs, &reference, full).map_err(maths)
+        let logprobs = &r.logprobs[r.starts[mine.start]..r.starts[mine.end]];
+        rl::kl_per_token(measure, logprobs, &reference, full).map_err(maths)
     }
 
     fn full_kl(&self, policy: &Buffer, reference: &Buffer) -> Vec<f32> {
@@ -284,6 +333,7 @@ impl Ppo {
                 }
                 if used > 0 {
                     let lr = self.config.learning_rate * self.lr_factor;
+                    ranks::sum_gradients(&self.mesh, &self.model.params, &mut self.grads)?;
                     self.optimizer.step(&mut self.model.params, &mut self.grads, lr, 1.0 / used as f32)?;
                 }
             }
@@ -305,29 +355,108 @@ impl Ppo {
         })
     }
 
-    /// Adds one minibatch's gradients, unless its ratio is beyond the guard. Also returns the ratio's mean
-    /// and variance.
+    /// Adds this rank's part of one minibatch's gradients, unless the minibatch's ratio is beyond the guard. Also returns the
+    /// ratio's mean and variance.
     fn minibatch(
         &mut self,
         r: &Rollouts,
         which: &[usize],
         adv: &rl::Advantages,
     ) -> Result<(rl::Minibatch, (f32, f32))> {
-        let device = self.model.device().clone();
-        let examples: Vec<&Example> = which.iter().map(|i| &r.examples[*i]).collect();
-        let mut tape = Tape::new(&self.model.params);
-        let (hidden, targets) = response_rows(&mut tape, &self.model, &examples, Pass::default());
-        let inv_t = 1.0 / self.config.temperature;
-        let (lp, entropy) = tape.log_prob(hidden, self.model.head(), &targets, inv_t, true, KEEP_LOGITS);
+        let tokens: usize = which.iter().map(|i| r.starts[i + 1] - r.starts[*i]).sum();
+        let mine = &which[self.mesh.dp.share(which.len())];
+        let losses = (!mine.is_empty())
+            .then(|| Losses::new(&self.model, &self.value_head, &self.config, r, mine, adv, tokens));
+        let own = losses.as_ref().map_or([0.0; PARTS], |l| l.parts);
+        let all = self.mesh.dp.gather(&own)?;
+        let total = |i: usize| all.iter().skip(i).step_by(PARTS).sum::<f64>();
+        let [policy_loss, clip_fraction, approx_kl, policy_kl] = [1, 2, 3, 4].map(total);
+        let [value_loss, value_clip_fraction, value_error, entropy] = [7, 8, 9, 10].map(total);
+        // Weighted means of means; the variance is that within the ranks' parts and that between them. Differences from 1, so that
+        // ratios of exactly 1 stay so.
+        let ranks = || all.chunks_exact(PARTS).map(|p| (p[0], p[5], p[6]));
+        let excess: f64 = ranks().map(|(w, excess, _)| w * excess).sum();
+        let variance: f64 = ranks().map(|(w, own, variance)| w * (variance + (own - excess).powi(2))).sum();
+        let (ratio, variance) = ((1.0 + excess) as f32, variance as f32);
+        let loss = policy_loss as f32 + self.config.vf_coef * value_loss as f32;
+        if !loss.is_finite() {
+            let whence = format!("policy loss {policy_loss}, value loss {value_loss}");
+            return Err(Error::NotFinite { what: "the PPO loss".into(), whence });
+        }
+        let skipped = self.config.skips(ratio);
+        if let (false, Some(losses)) = (skipped, losses) {
+            losses.tape.backward(losses.seeds, &mut self.grads);
+        }
+        let minibatch = rl::Minibatch {
+            policy_loss,
+            value_loss,
+            approx_kl,
+            policy_kl,
+            clip_fraction,
+            value_clip_fraction,
+            value_error,
+            entropy,
+            ratio: ratio.into(),
+            skipped,
+        };
+        Ok((minibatch, (ratio, variance)))
+    }
+}
+
+/// What all answers are worth; or, on its way there, what one rank's are.
+struct Scores {
+    /// KL quantity of every response token.
+    kl: Vec<f32>,
+    /// One score per answer.
+    raw: Vec<f32>,
+    /// See [`Reward::prefix_scores`].
+    prefixes: Option<Vec<f32>>,
+}
+
+impl Scores {
+    fn of_all(self, mesh: &Mesh) -> Result<Scores> {
+        let prefixes = self.prefixes.map(|p| mesh.dp.gather(&p)).transpose()?;
+        Ok(Scores { kl: mesh.dp.gather(&self.kl)?, raw: mesh.dp.gather(&self.raw)?, prefixes })
+    }
+}
+
+/// A rank's numbers of a minibatch: its share of the tokens; the first four of [`PpoPolicyLossArgs::stats`]; the ratio's mean less 1, and
+/// variance; the first three of [`PpoValueLossArgs::stats`]; entropy. All but the ratio's are parts of the whole minibatch's.
+const PARTS: usize = 11;
+
+/// The losses of a rank's part of a minibatch, ready for the way back.
+struct Losses<'p> {
+    tape: Tape<'p>,
+    seeds: Vec<(Var, Buffer)>,
+    parts: [f64; PARTS],
+}
+
+impl<'p> Losses<'p> {
+    /// Of the responses `mine` in a minibatch of `tokens` response tokens.
+    fn new(
+        model: &'p Model,
+        value_head: &Head,
+        config: &PpoConfig,
+        r: &Rollouts,
+        mine: &[usize],
+        adv: &rl::Advantages,
+        tokens: usize,
+    ) -> Losses<'p> {
+        let device = model.device().clone();
+        let examples: Vec<&Example> = mine.iter().map(|i| &r.examples[*i]).collect();
+        let mut tape = Tape::new(&model.params);
+        let (hidden, targets) = response_rows(&mut tape, model, &examples, Pass::default());
+        let inv_t = 1.0 / config.temperature;
+        let (lp, entropy) = tape.log_prob(hidden, model.head(), &targets, inv_t, true, KEEP_LOGITS);
         let entropy = entropy.expect("asked for");
-        let value = self.value_head.apply(&mut tape, hidden);
+        let value = value_head.apply(&mut tape, hidden);
         let n = targets.len();
-        let upload = |v: &[f32]| device.upload(&r.pick(which, v));
-        let weight = device.upload(&vec![1.0 / n as f32; n]);
+        let upload = |v: &[f32]| device.upload(&r.pick(mine, v));
+        let weight = device.upload(&vec![1.0 / tokens as f32; n]);
         let (mut dlp, mut dvalue) = (device.alloc(n), device.alloc(n));
         let (mut policy_stats, mut value_stats) = (device.zeros::<f32>(8), device.zeros::<f32>(4));
         device.run(
-            &PpoPolicyLoss { n, cliprange: self.config.cliprange },
+            &PpoPolicyLoss { n, cliprange: config.cliprange },
             PpoPolicyLossArgs {
                 logprob: tape.value(lp).arg(),
                 old_logprob: upload(&r.logprobs).arg(),
@@ -338,7 +467,7 @@ impl Ppo {
             },
         );
         device.run(
-            &PpoValueLoss { n, cliprange_value: self.config.cliprange_value, vf_coef: self.config.vf_coef },
+            &PpoValueLoss { n, cliprange_value: config.cliprange_value, vf_coef: config.vf_coef },
             PpoValueLossArgs {
                 value: tape.value(value).arg(),
                 old_value: upload(&r.values).arg(),
@@ -348,34 +477,19 @@ impl Ppo {
                 stats: value_stats.arg_mut(),
             },
         );
-        let (p, v) = (policy_stats.to_vec(), value_stats.to_vec());
-        let entropies = tape.value(entropy).to_vec();
-        let loss = p[0] + self.config.vf_coef * v[0];
-        if !loss.is_finite() {
-            let whence = format!("policy loss {}, value loss {}", p[0], v[0]);
-            return Err(Error::NotFinite { what: "the PPO loss".into(), whence });
-        }
-        let skipped = self.config.skips(p[4]);
-        if !skipped {
-            let mut seeds = vec![(lp, dlp), (value, dvalue)];
-            if self.config.entropy_coef != 0.0 {
-                seeds.push((entropy, device.upload(&vec![-self.config.entropy_coef / n as f32; n])));
-            }
-            tape.backward(seeds, &mut self.grads);
-        }
-        let minibatch = rl::Minibatch {
-            policy_loss: p[0].into(),
-            value_loss: v[0].into(),
-            approx_kl: p[2].into(),
-            policy_kl: p[3].into(),
-            clip_fraction: p[1].into(),
-            value_clip_fraction: v[1].into(),
-            value_error: v[2].into(),
-            entropy: rl::mean(&entropies),
-            ratio: p[4].into(),
-            skipped,
+        let share = n as f64 / tokens as f64;
+        let [p0, p1, p2, p3, ratio, variance, ..] = policy_stats.to_vec()[..] else {
+            unreachable!("eight numbers")
         };
-        Ok((minibatch, (p[4], p[5])))
+        let [v0, v1, v2, ..] = value_stats.to_vec()[..] else { unreachable!("four numbers") };
+        let mut parts = [0.0, p0, p1, p2, p3, 0.0, variance, v0, v1, v2, 0.0].map(f64::from);
+        (parts[0], parts[5]) = (share, f64::from(ratio) - 1.0);
+        parts[PARTS - 1] = share * rl::mean(&tape.value(entropy).to_vec());
+        let mut seeds = vec![(lp, dlp), (value, dvalue)];
+        if config.entropy_coef != 0.0 {
+            seeds.push((entropy, device.upload(&vec![-config.entropy_coef / tokens as f32; n])));
+        }
+        Losses { tape, seeds, parts }
     }
 }
 

@@ -159,11 +159,13 @@ impl Config {
             ppo_epochs: 2,
             response_length: 20,
             missing_eos_penalty: None,
+            // So few iterations need a controller that moves within them.
+            init_kl_coef: 0.2,
+            horizon: 50.0,
             ..Config::small().ppo
         };
         c.lora.targets = LoraConfig::default().targets;
-        c.rollout.iterations = 28;
-        c.rollout.schedule = "constant".into();
+        c.rollout.iterations = 32;
         c.eval.prompts = 32;
         c
     }

@@ -16,6 +16,7 @@ use autograd::{Grads, Tape, Var};
 use data::{Baseline, BaselineOptions, Dataset, Label, Labelled, Ranked};
 use loss::{BradleyTerry, BradleyTerryArgs};
 use model::{Batch, Completion, Head, Model, Pass, Precision};
+use parallel::Mesh;
 use serde_json::{Value, json};
 use std::rc::Rc;
 
@@ -82,6 +83,11 @@ impl RewardModel {
     /// One number per token sequence, the question included: the score, or the positive class's log-odds.
     fn scores(&self, sequences: &[Vec<u32>]) -> Vec<f32> {
         self.scores_from(sequences, &last_tokens(sequences))
+    }
+
+    /// As [`RewardModel::scores`], the sequences shared out among the ranks.
+    fn scores_of_all(&self, mesh: &Mesh, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+        Ok(mesh.dp.gather(&self.scores(&sequences[mesh.dp.share(sequences.len())]))?)
     }
 
     /// The same of every prefix of sequence i that ends at token `from[i]` or later.
@@ -233,16 +239,16 @@ impl Judged {
     }
 
     /// Weighs the gradients `d` of a mean over all positions (`outputs` numbers each): the end counts
-    /// `1 / (1 + w)`, the prefixes together `w / (1 + w)`.
-    pub fn weigh(&self, d: &mut [f32], outputs: usize) {
-        if self.fractions.is_empty() {
-            return;
-        }
+    /// `1 / (1 + w)`, the prefixes together `w / (1 + w)`. All is multiplied by `share`, this rank's part of the batch.
+    pub fn weigh(&self, d: &mut [f32], outputs: usize, share: f32) {
         let (n, w) = (self.each() as f32, self.prefix_weight);
-        let (end, prefix) = (n / (1.0 + w), n * w / ((1.0 + w) * (n - 1.0)));
+        let (end, prefix) = match self.fractions.is_empty() {
+            true => (1.0, 1.0),
+            false => (n / (1.0 + w), n * w / ((1.0 + w) * (n - 1.0))),
+        };
         for (i, g) in d.chunks_mut(outputs).enumerate() {
             let weight = if i % self.each() == 0 { end } else { prefix };
-            g.iter_mut().for_each(|x| *x *= weight);
+            g.iter_mut().for_each(|x| *x *= weight * share);
         }
     }
 
@@ -274,16 +280,17 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         _ => train_ranking(run, &mut model, &head, &text, &question, corpus)?,
     };
     let dir = run.dir.path("reward");
-    models::save_reward(&dir, &model, &text.tokenizer)?;
+    run.write(|| models::save_reward(&dir, &model, &text.tokenizer))?;
     drop(model);
     let reward = RewardModel::load(run)?;
     let mut result = json!({ "tokens_per_second": speed, "kind": c.reward.kind });
     if !corpus.rankings_held_out.is_empty() {
         let held = pairs(&text, &question, &corpus.rankings_held_out)?;
         let side = |f: fn(&Pair) -> &Tokens| {
-            reward.scores(&held.iter().map(|p| f(p).ids.clone()).collect::<Vec<_>>())
+            let ids: Vec<_> = held.iter().map(|p| f(p).ids.clone()).collect();
+            reward.scores_of_all(&run.mesh, &ids)
         };
-        let (chosen, rejected) = (side(|p| &p.chosen), side(|p| &p.rejected));
+        let (chosen, rejected) = (side(|p| &p.chosen)?, side(|p| &p.rejected)?);
         let verdict =
             rl::RewardVerdict::new(&chosen, &rejected).map_err(|e| Error::config("reward", e.to_string()))?;
         result["verdict"] = serde_json::to_value(&verdict).expect("numbers");
@@ -292,22 +299,31 @@ pub fn train(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     }
     let classifier = c.reward.kind == "classifier";
     if !validation.is_empty() {
-        result["validation_accuracy"] = json!(sign_accuracy(&reward, &text, validation, classifier)?);
+        result["validation_accuracy"] =
+            json!(sign_accuracy(&run.mesh, &reward, &text, validation, classifier)?);
     }
     let held = &corpus.labelled_held_out;
     if !held.is_empty() {
-        result["sign_accuracy"] = json!(sign_accuracy(&reward, &text, held, classifier)?);
-        let set = |items: &[Labelled]| Dataset::new(items.to_vec());
-        let words = Baseline::train(&set(&corpus.labelled), BaselineOptions::default());
-        result["baseline_sign_accuracy"] = json!(words.accuracy(&set(held)));
+        result["sign_accuracy"] = json!(sign_accuracy(&run.mesh, &reward, &text, held, classifier)?);
+        if run.mesh.leads() {
+            let set = |items: &[Labelled]| Dataset::new(items.to_vec());
+            let words = Baseline::train(&set(&corpus.labelled), BaselineOptions::default());
+            result["baseline_sign_accuracy"] = json!(words.accuracy(&set(held)));
+        }
     }
     Ok(result)
 }
 
 /// Share of the texts whose class the score's sign tells.
-fn sign_accuracy(reward: &RewardModel, text: &Text, set: &[Labelled], classifier: bool) -> Result<f64> {
+fn sign_accuracy(
+    mesh: &Mesh,
+    reward: &RewardModel,
+    text: &Text,
+    set: &[Labelled],
+    classifier: bool,
+) -> Result<f64> {
     let ids = |l: &Labelled| Ok(whole(text, &reward.question, "", &l.text)?.ids);
-    let scores = reward.scores(&set.iter().map(ids).collect::<Result<Vec<_>>>()?);
+    let scores = reward.scores_of_all(mesh, &set.iter().map(ids).collect::<Result<Vec<_>>>()?)?;
     // A ranking score has no zero of its own: its median is taken as the border.
     let border = if classifier { 0.0 } else { median(&scores) };
     let right = |(s, l): (&f32, &Labelled)| (*s > border) == (l.label == Label::Positive);
@@ -336,10 +352,11 @@ fn train_ranking(
         );
         return Err(Error::config("reward.kind", problem));
     }
+    let mesh = run.mesh.clone();
     steps::train(run, "reward", model, &c.reward.train, |model, i, grads| {
         let picked = pick(pairs.len(), c.reward.train.batch_size, c.run.seed ^ 3, i);
-        let picked: Vec<&Pair> = picked.iter().map(|i| &pairs[*i]).collect();
-        ranking_step(model, head, &picked, &Judged::new(&c.reward, c.run.seed, i), grads)
+        let mine: Vec<&Pair> = picked[mesh.dp.share(picked.len())].iter().map(|i| &pairs[*i]).collect();
+        ranking_step(model, head, &mine, picked.len(), &Judged::new(&c.reward, c.run.seed, i), grads)
     })
 }
 
@@ -354,16 +371,22 @@ pub(crate) fn blank_step(
     let text = || Tokens { ids: vec![0; length], answer: 0 };
     let pairs: Vec<Pair> = (0..pairs).map(|_| Pair { chosen: text(), rejected: text() }).collect();
     let judged = Judged::new(&RewardSection::default(), 0, 0);
-    ranking_step(model, head, &pairs.iter().collect::<Vec<_>>(), &judged, grads)
+    ranking_step(model, head, &pairs.iter().collect::<Vec<_>>(), pairs.len(), &judged, grads)
 }
 
+/// Gradients of the mean loss over a batch of `all` pairs: the part that `pairs` have in it.
 fn ranking_step(
     model: &Model,
     head: &Head,
     pairs: &[&Pair],
+    all: usize,
     judged: &Judged,
     grads: &mut Grads,
 ) -> Result<StepReport> {
+    if pairs.is_empty() {
+        return Ok(StepReport { tokens: 0, loss: 0.0, metrics: vec![("accuracy", 0.0)] });
+    }
+    let share = pairs.len() as f64 / all as f64;
     let (device, n) = (model.device(), pairs.len() * judged.each());
     let texts: Vec<&Tokens> =
         pairs.iter().map(|p| &p.chosen).chain(pairs.iter().map(|p| &p.rejected)).collect();
@@ -387,10 +410,10 @@ fn ranking_step(
     let values = tape.value(scores).to_vec();
     let right = judged.ends(&values[..n]).zip(judged.ends(&values[n..])).filter(|(c, r)| c > r).count();
     let mut d = [dchosen.to_vec(), drejected.to_vec()].concat();
-    judged.weigh(&mut d, 1);
+    judged.weigh(&mut d, 1, share as f32);
     tape.backward(vec![(scores, device.upload(&d))], grads);
     let mean = rl::mean(&judged.ends(&loss.to_vec()).collect::<Vec<_>>());
     let tokens = sequences.iter().map(Vec::len).sum();
-    let accuracy = right as f64 / pairs.len() as f64;
-    Ok(StepReport { tokens, loss: mean, metrics: vec![("accuracy", accuracy)] })
+    let accuracy = right as f64 / all as f64;
+    Ok(StepReport { tokens, loss: share * mean, metrics: vec![("accuracy", accuracy)] })
 }

@@ -68,8 +68,11 @@ fn room(run: &Run) -> Option<(usize, String)> {
     match run.config.memory.limit.as_str() {
         "off" => None,
         "free" => {
-            let free = run.device.free_bytes()?;
-            Some((free, format!("{} has {} free", run.device.description(), plan_table::size(free))))
+            // On the host, all ranks draw on the same memory.
+            let sharing = if run.device.runs_on_host() { run.mesh.size() } else { 1 };
+            let free = run.device.free_bytes()? / sharing;
+            let each = if sharing > 1 { " for each rank" } else { "" };
+            Some((free, format!("{} has {} free{each}", run.device.description(), plan_table::size(free))))
         }
         limit => {
             let bytes = memory::bytes(limit)?;
@@ -99,6 +102,8 @@ fn job(run: &Run, corpus: &Corpus, stage: &str) -> Result<Option<Job>> {
         }
         _ => return Ok(None),
     };
+    // A rank's share of a batch.
+    let share = |n: usize| n.div_ceil(c.parallel.dp);
     let policy = models::policy_precision(run);
     let tuning = |full: bool, precision, adapters| match full {
         true => Tuning::Full,
@@ -115,17 +120,17 @@ fn job(run: &Run, corpus: &Corpus, stage: &str) -> Result<Option<Job>> {
         reward_model: Some(model.clone()),
         reward: tuning(c.reward.method == "full", reward::precision(run), c.reward.adapters(&c.lora)),
         pairs: match c.reward.kind.as_str() {
-            "classifier" => c.reward.train.batch_size.div_ceil(2),
-            _ => c.reward.train.batch_size,
+            "classifier" => share(c.reward.train.batch_size).div_ceil(2),
+            _ => share(c.reward.train.batch_size),
         },
         prompt: lengths.0,
         response: lengths.1,
-        batch: c.ppo.batch_size,
-        mini_batch: c.ppo.mini_batch_size,
+        batch: share(c.ppo.batch_size),
+        mini_batch: share(c.ppo.mini_batch_size),
         sequences: c.memory.sequences,
         micro_tokens: c.memory.micro_tokens.min(match stage {
-            "pretrain" => c.pretrain.train.batch_size * c.pretrain.sequence_length,
-            _ => c.sft.train.batch_size * (lengths.0 + lengths.1),
+            "pretrain" => share(c.pretrain.train.batch_size) * c.pretrain.sequence_length,
+            _ => share(c.sft.train.batch_size) * (lengths.0 + lengths.1),
         }),
         checkpointing: c.memory.gradient_checkpointing,
         model,

@@ -3,11 +3,17 @@
 use crate::{
     config::Config,
     error::{Error, Result},
+    interrupt,
     metrics::MetricsWriter,
+    ranks,
     run_dir::RunDir,
 };
 use device::Device;
-use std::{path::Path, time::Duration};
+use parallel::Mesh;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// Settings that change no number, and may differ when a run goes on.
 const FREE: [&str; 3] = ["threads =", "checkpoint_seconds =", "limit ="];
@@ -22,6 +28,8 @@ pub struct Run {
     pub writer: MetricsWriter,
     /// Where tensors live.
     pub device: Device,
+    /// The ranks that work on it.
+    pub mesh: Mesh,
     /// No progress output.
     pub quiet: bool,
     /// Time between checkpoints.
@@ -29,13 +37,35 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens or continues a run in `out`.
+    /// Opens or continues a run in `out`. Every rank calls it; the one that leads holds the directory.
     ///
     /// # Errors
     /// When the settings are refused, the directory is taken, or it was begun with other settings or on another device
     /// (whose sums have other last bits: the run would not repeat an unbroken one).
-    pub fn open(config: Config, device: Device, out: &Path, resume: bool, quiet: bool) -> Result<Run> {
+    pub fn open(
+        config: Config,
+        device: Device,
+        mesh: Mesh,
+        out: &Path,
+        resume: bool,
+        quiet: bool,
+    ) -> Result<Run> {
         config.validate()?;
+        let led = mesh.leads().then(|| Run::lead(&config, &device, out, resume)).transpose();
+        let (dir, writer) = match ranks::agree(&mesh, led)? {
+            Some(led) => led,
+            None => {
+                let dir = RunDir::follow(out)?;
+                let writer = MetricsWriter::silent(&dir.path("metrics.jsonl"));
+                (dir, writer)
+            }
+        };
+        let quiet = quiet || !mesh.leads();
+        let checkpoint_every = Duration::from_secs_f64(config.run.checkpoint_seconds.max(0.0));
+        Ok(Run { config, dir, writer, device, mesh, quiet, checkpoint_every })
+    }
+
+    fn lead(config: &Config, device: &Device, out: &Path, resume: bool) -> Result<(RunDir, MetricsWriter)> {
         let mut dir = RunDir::open(out, resume)?;
         let path = dir.path("config.toml");
         if let Some(start) = dir.result("start") {
@@ -60,8 +90,26 @@ impl Run {
             )?;
         }
         let writer = MetricsWriter::open(&dir.path("metrics.jsonl"))?;
-        let checkpoint_every = Duration::from_secs_f64(config.run.checkpoint_seconds.max(0.0));
-        Ok(Run { config, dir, writer, device, quiet, checkpoint_every })
+        Ok((dir, writer))
+    }
+
+    /// Writes files, on the rank that leads; the others wait, and fail when it fails.
+    ///
+    /// # Errors
+    /// What `work` says, or that another rank failed.
+    pub fn write(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        ranks::agree(&self.mesh, if self.mesh.leads() { work() } else { Ok(()) })
+    }
+
+    /// After a step: whether a stop was asked for, and whether a checkpoint is due, the last one having been written at `saved`. The
+    /// same answer on all ranks.
+    ///
+    /// # Errors
+    /// When a rank has ended.
+    pub fn pause(&self, saved: Instant) -> Result<(bool, bool)> {
+        let due = self.mesh.leads() && saved.elapsed() >= self.checkpoint_every;
+        let [stop, due] = ranks::any(&self.mesh, [interrupt::requested(), due])?;
+        Ok((stop, stop || due))
     }
 
     /// Says something on standard error, unless quiet.

@@ -21,7 +21,8 @@ use std::{
 pub struct RunDir {
     root: PathBuf,
     state: Map<String, Value>,
-    _lock: File,
+    /// None on a rank that leaves the writing to another, which holds the lock.
+    lock: Option<File>,
 }
 
 impl RunDir {
@@ -37,18 +38,20 @@ impl RunDir {
         if lock.try_lock().is_err() {
             return Err(problem("another run is working here; wait for it or choose another --out".into()));
         }
-        let state_path = root.join("state.json");
-        let state = match fs::read(&state_path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| problem(format!("state.json is damaged ({e}); choose another --out")))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Map::new(),
-            Err(e) => return Err(Error::io(&state_path)(e)),
-        };
+        let state = state(root)?;
         if !state.is_empty() && !resume {
             let hint = "holds an earlier run; continue it with --resume, or choose another --out";
             return Err(problem(hint.into()));
         }
-        Ok(RunDir { root: root.to_path_buf(), state, _lock: lock })
+        Ok(RunDir { root: root.to_path_buf(), state, lock: Some(lock) })
+    }
+
+    /// The directory of a run that another rank leads and has opened: nothing is written to it from here.
+    ///
+    /// # Errors
+    /// When its state cannot be read.
+    pub fn follow(root: &Path) -> Result<RunDir> {
+        Ok(RunDir { root: root.to_path_buf(), state: state(root)?, lock: None })
     }
 
     /// The directory.
@@ -69,6 +72,9 @@ impl RunDir {
     /// Records a stage's result: it will not run again in this directory.
     pub fn finish(&mut self, stage: &str, result: Value) -> Result<()> {
         self.state.insert(stage.to_string(), result);
+        if self.lock.is_none() {
+            return Ok(());
+        }
         self.write("state.json", &serde_json::to_vec_pretty(&self.state).expect("JSON of JSON"))?;
         let checkpoint = self.checkpoint();
         if stage != "start" && checkpoint.exists() {
@@ -77,14 +83,30 @@ impl RunDir {
         Ok(())
     }
 
-    /// Writes a file so that a reader sees the old or the new one, never a part.
+    /// Writes a file so that a reader sees the old or the new one, never a part. Only the rank that leads writes.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
         Ok(formats::atomic_write(&self.path(name), &[bytes])?)
     }
 
     /// The checkpoint of the stage in progress.
     pub fn checkpoint(&self) -> PathBuf {
         self.path("checkpoint.safetensors")
+    }
+}
+
+/// The finished stages and their results.
+fn state(root: &Path) -> Result<Map<String, Value>> {
+    let path = root.join("state.json");
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::RunDir {
+            dir: root.to_path_buf(),
+            problem: format!("state.json is damaged ({e}); choose another --out"),
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
+        Err(e) => Err(Error::io(&path)(e)),
     }
 }
 

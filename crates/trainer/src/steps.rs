@@ -4,9 +4,9 @@ use crate::{
     checkpoint::{self, Checkpoint},
     config::LoopConfig,
     error::{Error, Result},
-    interrupt,
     optimizer::Optimizer,
     progress::Progress,
+    ranks,
     run::Run,
 };
 use autograd::Grads;
@@ -14,18 +14,19 @@ use model::Model;
 use serde_json::Value;
 use std::time::Instant;
 
-/// What one step reports.
+/// What one step reports: this rank's part, the ranks' parts add up to the batch's numbers.
 pub struct StepReport {
     /// Tokens processed.
     pub tokens: usize,
     /// The loss; checked for NaN before the optimiser moves.
     pub loss: f64,
-    /// Further metrics by name.
+    /// Further metrics by name; the same names on all ranks.
     pub metrics: Vec<(&'static str, f64)>,
 }
 
 /// Runs `config.steps` steps from wherever the stage's checkpoint stands. `step` adds gradients for step
-/// number `i` (from 0) and must derive everything random from `i`. Returns tokens per second.
+/// number `i` (from 0) and must derive everything random from `i`; with several ranks, its own part of the batch's gradients.
+/// Returns tokens per second.
 ///
 /// # Errors
 /// With the stage and step; the checkpoint before the failing step is kept.
@@ -49,13 +50,14 @@ pub fn train(
     let mut saved = Instant::now();
     for i in first..config.steps {
         let mut one = || -> Result<(StepReport, f32, f32)> {
-            let report = step(model, i, &mut grads)?;
+            let report = whole(run, step(model, i, &mut grads))?;
             if !report.loss.is_finite() {
                 return Err(Error::NotFinite {
                     what: "the loss".into(),
                     whence: "sum over the batch".into(),
                 });
             }
+            ranks::sum_gradients(&run.mesh, &model.params, &mut grads)?;
             let lr = config.learning_rate * config.factor(i);
             let norm = optimizer.step(&mut model.params, &mut grads, lr, 1.0)?;
             Ok((report, lr, norm))
@@ -66,7 +68,9 @@ pub fn train(
             Err(e) => {
                 // The weights still stand at the end of step i: keep them.
                 run.writer.flush()?;
-                checkpoint::save(&path, stage, i, &model.params, Some(&optimizer), &Value::Null)?;
+                if run.mesh.leads() {
+                    checkpoint::save(&path, stage, i, &model.params, Some(&optimizer), &Value::Null)?;
+                }
                 return Err(e.at(stage, i + 1));
             }
         };
@@ -75,11 +79,13 @@ pub fn train(
         row.extend(report.metrics.iter().copied());
         run.writer.log(stage, i + 1, &row)?;
         progress.step(i + 1, report.tokens, &format!("loss {:.4}", report.loss));
-        let stop = interrupt::requested();
-        if stop || saved.elapsed() >= run.checkpoint_every {
+        let (stop, save) = run.pause(saved)?;
+        if save {
             // Rows first: a kill in between leaves rows too many, which a resume drops, never too few.
             run.writer.flush()?;
-            checkpoint::save(&path, stage, i + 1, &model.params, Some(&optimizer), &Value::Null)?;
+            run.write(|| {
+                checkpoint::save(&path, stage, i + 1, &model.params, Some(&optimizer), &Value::Null)
+            })?;
             saved = Instant::now();
         }
         if stop {
@@ -89,4 +95,16 @@ pub fn train(
     let speed = progress.tokens_per_second();
     progress.finish();
     Ok(speed)
+}
+
+/// The whole batch's report, from all ranks' parts.
+fn whole(run: &Run, own: Result<StepReport>) -> Result<StepReport> {
+    let mut names: Vec<&'static str> = Vec::new();
+    let numbers = own.map(|r| {
+        names = r.metrics.iter().map(|(name, _)| *name).collect();
+        [r.tokens as f64, r.loss].into_iter().chain(r.metrics.into_iter().map(|(_, v)| v)).collect()
+    });
+    let all = ranks::sums(&run.mesh, numbers)?;
+    let metrics = names.into_iter().zip(all[2..].iter().copied()).collect();
+    Ok(StepReport { tokens: all[0] as usize, loss: all[1], metrics })
 }

@@ -5,7 +5,7 @@ use crate::{
     corpus::Corpus,
     error::{Error, Result},
     lm::{self, Example, by_tokens},
-    models,
+    models, ranks,
     run::Run,
     steps::{self, StepReport},
     text::Text,
@@ -15,6 +15,7 @@ use device::Device;
 use formats::{Act, Arch, ModelConfig, Norm, Tokenizer};
 use model::{Model, Pass, Precision};
 use serde_json::{Value, json};
+use std::ops::Range;
 
 /// Pre-trains a small GPT-NeoX on the corpus and writes it to `DIR/base`.
 ///
@@ -30,12 +31,13 @@ pub fn pretrain(run: &mut Run, corpus: &Corpus) -> Result<Value> {
     model.checkpointing = c.memory.gradient_checkpointing;
     model.train_all();
     let chunks = chunks(&text, &corpus.pretrain, c.pretrain.sequence_length)?;
+    let mesh = run.mesh.clone();
     let speed = steps::train(run, "pretrain", &mut model, &c.pretrain.train, |model, i, grads| {
         let picked = pick(chunks.len(), c.pretrain.train.batch_size, c.run.seed, i);
         let batch: Vec<&Example> = picked.iter().map(|i| &chunks[*i]).collect();
-        lm_step(model, &batch, grads, c.memory.micro_tokens)
+        lm_step(model, &batch, mesh.dp.share(batch.len()), grads, c.memory.micro_tokens)
     })?;
-    models::save(&run.dir.path("base"), &model, &text.tokenizer)?;
+    run.write(|| models::save(&run.dir.path("base"), &model, &text.tokenizer))?;
     Ok(json!({ "tokens_per_second": speed, "parameters": model.base_len(), "vocab": text.tokenizer.vocab() }))
 }
 
@@ -88,20 +90,21 @@ pub(crate) fn pick(n: usize, batch: usize, seed: u64, i: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Gradients of the mean loss over the batch's counted tokens.
+/// Gradients of the mean loss over the batch's counted tokens: the part that the examples `mine` have in it.
 pub(crate) fn lm_step(
     model: &Model,
     batch: &[&Example],
+    mine: Range<usize>,
     grads: &mut Grads,
     micro_tokens: usize,
 ) -> Result<StepReport> {
     let predicted: usize = batch.iter().map(|e| e.predicted()).sum();
-    let owned: Vec<Example> = batch.iter().map(|e| (*e).clone()).collect();
+    let owned: Vec<Example> = batch[mine].iter().map(|e| (*e).clone()).collect();
     let mut nll = 0.0;
     for group in by_tokens(&owned, micro_tokens) {
         nll += lm::loss(model, &group, Pass::default(), Some((grads, 1.0 / predicted.max(1) as f32)))?.0;
     }
-    let tokens = batch.iter().map(|e| e.tokens.len()).sum();
+    let tokens = owned.iter().map(|e| e.tokens.len()).sum();
     Ok(StepReport { tokens, loss: nll / predicted.max(1) as f64, metrics: Vec::new() })
 }
 
@@ -132,14 +135,15 @@ pub fn sft(run: &mut Run, corpus: &Corpus) -> Result<Value> {
         let problem = "no demonstration is left: every prompt fills the whole context";
         return Err(Error::config("data.path", problem));
     }
+    let mesh = run.mesh.clone();
     let speed = steps::train(run, "sft", &mut model, &c.sft.train, |model, i, grads| {
         let picked = pick(examples.len(), c.sft.train.batch_size, c.run.seed ^ 1, i);
         let batch: Vec<&Example> = picked.iter().map(|i| &examples[*i]).collect();
-        lm_step(model, &batch, grads, c.memory.micro_tokens)
+        lm_step(model, &batch, mesh.dp.share(batch.len()), grads, c.memory.micro_tokens)
     })?;
     let held: Vec<Example> = text.held_out(&corpus.plain_held_out)?;
-    let perplexity = lm::perplexity(&model, &held, c.memory.micro_tokens, Pass::default())?;
-    models::save(&run.dir.path("sft"), &model, &text.tokenizer)?;
+    let perplexity = ranks::perplexity(&run.mesh, &model, &held, c.memory.micro_tokens, Pass::default())?;
+    run.write(|| models::save(&run.dir.path("sft"), &model, &text.tokenizer))?;
     Ok(json!({ "tokens_per_second": speed, "held_out_perplexity": perplexity }))
 }
 

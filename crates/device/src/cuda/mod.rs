@@ -104,6 +104,12 @@ impl Gpu {
         &self.name
     }
 
+    /// The stream, with the context current on this thread.
+    pub(crate) fn stream(&self) -> Handle {
+        self.enter();
+        self.stream
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
