@@ -204,7 +204,8 @@ fn show(stages: &[StagePlan], launches: BlockLaunches) {
     println!("\n{:<28}{}", "work of a step", plan_table::names(stages));
     row("tokens", &|s| s.tokens as f64);
     row("kernel launches", &|s| s.launches as f64);
-    row("Tflop", &|s| s.step.flops as f64 / 1e12);
+    row("f32 Tflop", &|s| s.step.flops as f64 / 1e12);
+    row("bf16 Tflop", &|s| s.step.half_flops as f64 / 1e12);
     row("int8 Top", &|s| s.step.int8_ops as f64 / 1e12);
     row("GB moved at least", &|s| (s.step.bytes_read + s.step.bytes_written) as f64 / 1e9);
     let b = launches;
@@ -218,10 +219,12 @@ fn show(stages: &[StagePlan], launches: BlockLaunches) {
     }
 }
 
-/// The slowest of memory, int8 and f32 work, as if each were the only one.
+/// The slower of memory and arithmetic, each kind of arithmetic at its own rate.
 fn seconds(gpu: &Gpu, s: &StagePlan) -> f64 {
     let moved = (s.step.bytes_read + s.step.bytes_written) as f64 / gpu.bandwidth;
-    let compute = s.step.flops as f64 / gpu.peak.f32 + s.step.int8_ops as f64 / gpu.peak.mma_i8;
+    let compute = s.step.flops as f64 / gpu.peak.f32
+        + s.step.half_flops as f64 / gpu.peak.mma_f16
+        + s.step.int8_ops as f64 / gpu.peak.mma_i8;
     moved.max(compute)
 }
 

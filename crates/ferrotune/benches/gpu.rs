@@ -63,10 +63,12 @@ impl Bench<'_> {
 fn line(name: &str, cost: Cost, each: Duration, gpu: Option<&Gpu>) -> String {
     let (seconds, bytes) = (each.as_secs_f64(), (cost.bytes_read + cost.bytes_written) as f64);
     let share = gpu.map_or("no data sheet".to_string(), |g| {
-        let compute = cost.flops as f64 / g.peak.f32 + cost.int8_ops as f64 / g.peak.mma_i8;
+        let halves = cost.half_flops as f64 / g.peak.mma_f16;
+        let compute = cost.flops as f64 / g.peak.f32 + halves + cost.int8_ops as f64 / g.peak.mma_i8;
         format!("{:5.1} % of the roofline", 100.0 * (bytes / g.bandwidth).max(compute) / seconds)
     });
-    let (flops, ops) = (cost.flops as f64 / seconds / 1e12, cost.int8_ops as f64 / seconds / 1e12);
+    let (flops, ops) =
+        ((cost.flops + cost.half_flops) as f64 / seconds / 1e12, cost.int8_ops as f64 / seconds / 1e12);
     let micros = seconds * 1e6;
     let rate = bytes / seconds / 1e9;
     format!(

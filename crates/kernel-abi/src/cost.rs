@@ -11,6 +11,8 @@ pub struct Cost {
     pub bytes_written: u64,
     /// Floating-point operations (a fused multiply-add counts as two).
     pub flops: u64,
+    /// Floating-point operations of products of 16-bit operands, summed in f32: what tensor cores do at their 16-bit rate.
+    pub half_flops: u64,
     /// 8-bit integer operations (a multiply-accumulate counts as two).
     pub int8_ops: u64,
 }
@@ -22,6 +24,7 @@ impl Add for Cost {
             bytes_read: self.bytes_read + o.bytes_read,
             bytes_written: self.bytes_written + o.bytes_written,
             flops: self.flops + o.flops,
+            half_flops: self.half_flops + o.half_flops,
             int8_ops: self.int8_ops + o.int8_ops,
         }
     }

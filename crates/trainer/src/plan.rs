@@ -274,6 +274,7 @@ impl Meter {
             bytes_read: now.bytes_read - before.bytes_read,
             bytes_written: now.bytes_written - before.bytes_written,
             flops: now.flops - before.flops,
+            half_flops: now.half_flops - before.half_flops,
             int8_ops: now.int8_ops - before.int8_ops,
         };
         StagePlan {

@@ -83,7 +83,7 @@ impl Kernel for AttentionBackward {
             bytes_read: 4 * t * (width + 2 * h * d + h),
             bytes_written: 4 * t * width,
             flops: 5 * t * (t + 1) * h * d,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

@@ -69,7 +69,7 @@ impl Kernel for AttentionExtend {
             bytes_read: 4 * (t * h * d + 2 * cache),
             bytes_written: 4 * t * (h + 2 * self.kv_heads as u64) * d,
             flops: 4 * t * cap * h * d,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

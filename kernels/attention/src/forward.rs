@@ -108,7 +108,7 @@ impl Kernel for AttentionForward {
             bytes_read: 4 * t * width,
             bytes_written: 4 * t * h * (d + 1),
             flops: 2 * t * (t + 1) * h * d,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

@@ -128,7 +128,7 @@ impl Kernel for Rotary {
 
     fn cost(&self) -> Cost {
         let n = (self.rows * (self.heads + self.kv_heads) * self.rotary_dim) as u64;
-        Cost { bytes_read: 4 * n, bytes_written: 4 * n, flops: 3 * n, int8_ops: 0 }
+        Cost { bytes_read: 4 * n, bytes_written: 4 * n, flops: 3 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: RotaryArgs<'_>) {

@@ -59,7 +59,7 @@ impl Kernel for Add {
 
     fn cost(&self) -> Cost {
         let n = self.len as u64;
-        Cost { bytes_read: 8 * n, bytes_written: 4 * n, flops: n, int8_ops: 0 }
+        Cost { bytes_read: 8 * n, bytes_written: 4 * n, flops: n, ..Cost::default() }
     }
 
     fn cpu(&self, args: AddArgs<'_>) {

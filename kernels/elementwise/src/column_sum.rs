@@ -75,7 +75,7 @@ impl Kernel for ColumnSum {
 
     fn cost(&self) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { bytes_read: 4 * r * c + 4 * c, bytes_written: 4 * c, flops: r * c, int8_ops: 0 }
+        Cost { bytes_read: 4 * r * c + 4 * c, bytes_written: 4 * c, flops: r * c, ..Cost::default() }
     }
 
     fn cpu(&self, args: ColumnSumArgs<'_>) {

@@ -145,7 +145,7 @@ impl Kernel for Reduce {
 
     fn cost(&self) -> Cost {
         let (rows, n) = (self.rows as u64, (self.rows * self.cols) as u64);
-        Cost { bytes_read: 4 * n, bytes_written: 4 * rows, flops: n, int8_ops: 0 }
+        Cost { bytes_read: 4 * n, bytes_written: 4 * rows, flops: n, ..Cost::default() }
     }
 
     fn cpu(&self, args: ReduceArgs<'_>) {

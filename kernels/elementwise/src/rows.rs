@@ -136,7 +136,7 @@ impl Kernel for GatherRows {
 
     fn cost(&self) -> Cost {
         let n = (self.picked * self.cols) as u64;
-        Cost { bytes_read: 4 * n, bytes_written: 4 * n, flops: 0, int8_ops: 0 }
+        Cost { bytes_read: 4 * n, bytes_written: 4 * n, flops: 0, ..Cost::default() }
     }
 
     fn cpu(&self, args: GatherRowsArgs<'_>) {
@@ -161,7 +161,7 @@ impl Kernel for ScatterAddRows {
 
     fn cost(&self) -> Cost {
         let n = (self.picked * self.cols) as u64;
-        Cost { bytes_read: 8 * n, bytes_written: 4 * n, flops: n, int8_ops: 0 }
+        Cost { bytes_read: 8 * n, bytes_written: 4 * n, flops: n, ..Cost::default() }
     }
 
     fn cpu(&self, args: ScatterAddRowsArgs<'_>) {

@@ -122,7 +122,7 @@ impl Kernel for EmbeddingForward {
     fn cost(&self) -> Cost {
         let n = (self.rows * self.cols) as u64;
         let added = if self.accumulate { n } else { 0 };
-        Cost { bytes_read: 4 * (n + added), bytes_written: 4 * n, flops: added, int8_ops: 0 }
+        Cost { bytes_read: 4 * (n + added), bytes_written: 4 * n, flops: added, ..Cost::default() }
     }
 
     fn cpu(&self, args: EmbeddingForwardArgs<'_>) {
@@ -155,7 +155,7 @@ impl Kernel for EmbeddingBackward {
 
     fn cost(&self) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { bytes_read: 8 * n, bytes_written: 4 * n, flops: n, int8_ops: 0 }
+        Cost { bytes_read: 8 * n, bytes_written: 4 * n, flops: n, ..Cost::default() }
     }
 
     fn cpu(&self, args: EmbeddingBackwardArgs<'_>) {

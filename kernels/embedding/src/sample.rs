@@ -78,7 +78,7 @@ impl Kernel for Sample {
 
     fn cost(&self) -> Cost {
         let (rows, n) = (self.rows as u64, (self.rows * self.vocab) as u64);
-        Cost { bytes_read: 4 * (n + 2 * rows), bytes_written: 8 * rows, flops: 4 * n, int8_ops: 0 }
+        Cost { bytes_read: 4 * (n + 2 * rows), bytes_written: 8 * rows, flops: 4 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: SampleArgs<'_>) {

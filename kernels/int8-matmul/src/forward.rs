@@ -230,6 +230,7 @@ impl Kernel for Int8Linear {
             bytes_written: 4 * m * n,
             flops: 3 * m * n,
             int8_ops: 2 * m * n * k,
+            ..Cost::default()
         }
     }
 

@@ -35,7 +35,7 @@ impl Kernel for QuantizeWeight {
 
     fn cost(&self) -> Cost {
         let n = (self.n * self.k) as u64;
-        Cost { bytes_read: 4 * n, bytes_written: n + 4 * self.n as u64, flops: 2 * n, int8_ops: 0 }
+        Cost { bytes_read: 4 * n, bytes_written: n + 4 * self.n as u64, flops: 2 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: QuantizeWeightArgs<'_>) {

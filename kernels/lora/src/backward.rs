@@ -84,7 +84,7 @@ impl LoraBackward {
             bytes_read: bytes * (2 * m * i + r * i + o * r + m * o + m * r) + 4 * r * (i + o),
             bytes_written: bytes * m * i + 4 * r * (i + o),
             flops: 4 * m * r * (i + o),
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

@@ -73,7 +73,7 @@ impl LoraForward {
             bytes_read: bytes * (m * i + r * i + o * r + m * o),
             bytes_written: bytes * (m * r + m * o),
             flops: 2 * m * r * (i + o),
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

@@ -68,7 +68,7 @@ impl GroupedLoraForward {
             bytes_read: bytes * (m * i + m * o + used * r * (i + o)) + 4 * (m + used),
             bytes_written: bytes * (m * r + m * o),
             flops: 2 * m * r * (i + o),
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

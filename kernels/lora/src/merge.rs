@@ -84,7 +84,7 @@ impl Kernel for LoraMerge {
             bytes_read: 4 * (r * i + o * r + o * i),
             bytes_written: 4 * o * i,
             flops: 2 * o * i * r,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

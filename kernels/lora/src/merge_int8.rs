@@ -78,7 +78,7 @@ impl Kernel for LoraMergeInt8 {
             bytes_read: 4 * (r * i + o * r + o) + o * i,
             bytes_written: o * i + 12 * o,
             flops: 2 * o * i * r,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

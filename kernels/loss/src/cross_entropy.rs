@@ -46,7 +46,12 @@ impl Kernel for SoftmaxCrossEntropy {
 
     fn cost(&self) -> Cost {
         let (rows, n) = (self.rows as u64, (self.rows * self.classes) as u64);
-        Cost { bytes_read: 4 * (n + rows), bytes_written: 4 * (2 * n + rows), flops: 6 * n, int8_ops: 0 }
+        Cost {
+            bytes_read: 4 * (n + rows),
+            bytes_written: 4 * (2 * n + rows),
+            flops: 6 * n,
+            ..Cost::default()
+        }
     }
 
     fn cpu(&self, args: SoftmaxCrossEntropyArgs<'_>) {

@@ -63,7 +63,7 @@ impl Kernel for FullKl {
             bytes_read: 4 * (2 * m * k + n * k),
             bytes_written: 4 * m,
             flops: 4 * m * n * k + 10 * m * n,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

@@ -88,7 +88,7 @@ impl Kernel for LmLogProb {
             bytes_read: 4 * (m * k + n * k + m),
             bytes_written: 8 * m,
             flops: 2 * m * n * k + 4 * m * n,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

@@ -96,7 +96,7 @@ impl Kernel for LmLogProbBackward {
             bytes_read: 4 * (m * k + n * k + 3 * m),
             bytes_written: 4 * m * k,
             flops: 4 * m * n * k + 4 * m * n,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

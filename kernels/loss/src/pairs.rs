@@ -42,7 +42,7 @@ impl Kernel for BradleyTerry {
 
     fn cost(&self) -> Cost {
         let n = self.pairs as u64;
-        Cost { bytes_read: 8 * n, bytes_written: 12 * n, flops: 8 * n, int8_ops: 0 }
+        Cost { bytes_read: 8 * n, bytes_written: 12 * n, flops: 8 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: BradleyTerryArgs<'_>) {

@@ -51,7 +51,7 @@ impl Kernel for PpoPolicyLoss {
 
     fn cost(&self) -> Cost {
         let n = self.n as u64;
-        Cost { bytes_read: 16 * n, bytes_written: 4 * n + 32, flops: 24 * n, int8_ops: 0 }
+        Cost { bytes_read: 16 * n, bytes_written: 4 * n + 32, flops: 24 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: PpoPolicyLossArgs<'_>) {

@@ -46,7 +46,7 @@ impl Kernel for PpoValueLoss {
 
     fn cost(&self) -> Cost {
         let n = self.n as u64;
-        Cost { bytes_read: 16 * n, bytes_written: 4 * n + 16, flops: 12 * n, int8_ops: 0 }
+        Cost { bytes_read: 16 * n, bytes_written: 4 * n + 16, flops: 12 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: PpoValueLossArgs<'_>) {

@@ -319,8 +319,8 @@ impl Kernel for Bf16Linear {
         Cost {
             bytes_read: 4 * m * k + 2 * n * k,
             bytes_written: 4 * m * n,
-            flops: 2 * m * n * k,
-            int8_ops: 0,
+            half_flops: 2 * m * n * k,
+            ..Cost::default()
         }
     }
 
@@ -386,8 +386,8 @@ impl Kernel for Bf16LinearBackward {
         Cost {
             bytes_read: 4 * m * n + 2 * n * k,
             bytes_written: 4 * m * k,
-            flops: 2 * m * n * k,
-            int8_ops: 0,
+            half_flops: 2 * m * n * k,
+            ..Cost::default()
         }
     }
 

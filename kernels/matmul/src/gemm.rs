@@ -173,7 +173,7 @@ impl Gemm {
         let [a, b, c] = self.stored().map(|(rows, cols)| (self.batch * rows * cols * bytes) as u64);
         let read = if self.beta == 0.0 { 0 } else { c };
         let flops = 2 * (self.batch * self.m * self.n * self.k) as u64;
-        Cost { bytes_read: a + b + read, bytes_written: c, flops, int8_ops: 0 }
+        Cost { bytes_read: a + b + read, bytes_written: c, flops, ..Cost::default() }
     }
 
     fn apply(&self, x: f32) -> f32 {
@@ -320,7 +320,8 @@ impl<T: Half> Kernel for GemmOf<T> {
     }
 
     fn cost(&self) -> Cost {
-        self.kernel.cost_of(2)
+        let cost = self.kernel.cost_of(2);
+        Cost { flops: 0, half_flops: cost.flops, ..cost }
     }
 
     fn cpu(&self, args: GemmArgs<'_, T>) {

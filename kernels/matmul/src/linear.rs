@@ -51,7 +51,12 @@ impl Kernel for Linear {
 
     fn cost(&self) -> Cost {
         let (m, n, k) = (self.m as u64, self.n as u64, self.k as u64);
-        Cost { bytes_read: 4 * (m * k + n * k), bytes_written: 4 * m * n, flops: 2 * m * n * k, int8_ops: 0 }
+        Cost {
+            bytes_read: 4 * (m * k + n * k),
+            bytes_written: 4 * m * n,
+            flops: 2 * m * n * k,
+            ..Cost::default()
+        }
     }
 
     fn cpu(&self, args: LinearArgs<'_>) {

@@ -83,7 +83,7 @@ impl Kernel for Matmul {
             bytes_read: 4 * (m * k + n * k + read),
             bytes_written: 4 * m * n,
             flops: 2 * m * n * k,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

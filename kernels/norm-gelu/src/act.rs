@@ -186,7 +186,7 @@ impl Kernel for ActForward {
     fn cost(&self) -> Cost {
         let n = (self.rows * self.cols) as u64;
         let read = 4 * n * self.kind.fan_in() as u64;
-        Cost { bytes_read: read, bytes_written: 4 * n, flops: 12 * n, int8_ops: 0 }
+        Cost { bytes_read: read, bytes_written: 4 * n, flops: 12 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: ActForwardArgs<'_>) {
@@ -241,7 +241,7 @@ impl Kernel for ActBackward {
     fn cost(&self) -> Cost {
         let n = (self.rows * self.cols) as u64;
         let f = self.kind.fan_in() as u64;
-        Cost { bytes_read: 4 * n * (1 + f), bytes_written: 4 * n * f, flops: 20 * n, int8_ops: 0 }
+        Cost { bytes_read: 4 * n * (1 + f), bytes_written: 4 * n * f, flops: 20 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: ActBackwardArgs<'_>) {

@@ -152,7 +152,7 @@ impl Kernel for BiasActBackward {
             bytes_read: act.bytes_read + 8 * wide,
             bytes_written: act.bytes_written + 4 * wide,
             flops: act.flops + 2 * self.rows as u64 * wide,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

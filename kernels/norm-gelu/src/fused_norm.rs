@@ -101,7 +101,7 @@ impl FusedNormForward {
             bytes_read: element * (r * c * (1 + residual) + c * (2 + x_bias + 2 * second)),
             bytes_written: element * r * c * (1 + sum + second) + 8 * r,
             flops: (7 + x_bias + residual + 2 * second) * r * c,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

@@ -103,7 +103,7 @@ impl NormBackward {
             bytes_read: element * (times * r * c + c) + 8 * r + 8 * c,
             bytes_written: element * r * c + 8 * c,
             flops: 14 * r * c,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 }

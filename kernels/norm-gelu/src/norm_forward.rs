@@ -168,7 +168,7 @@ impl Kernel for NormForward {
             bytes_read: 4 * (r * c + 2 * c),
             bytes_written: 4 * (r * c + 2 * r),
             flops: 7 * r * c,
-            int8_ops: 0,
+            ..Cost::default()
         }
     }
 

@@ -133,7 +133,7 @@ impl Kernel for AdamW {
 
     fn cost(&self) -> Cost {
         let n = self.len as u64;
-        Cost { bytes_read: 16 * n, bytes_written: 12 * n, flops: 12 * n, int8_ops: 0 }
+        Cost { bytes_read: 16 * n, bytes_written: 12 * n, flops: 12 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: AdamWArgs<'_>) {

@@ -81,7 +81,7 @@ fn cost(lens: impl Iterator<Item = usize>) -> Cost {
             bytes_read: 10 * n + 8 * groups,
             bytes_written: 6 * n + 8 * groups,
             flops: 16 * n,
-            int8_ops: 0,
+            ..Cost::default()
         }
     })
 }

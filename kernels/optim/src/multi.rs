@@ -116,7 +116,7 @@ impl Kernel for SquaredNormMulti<'_> {
 
     fn cost(&self) -> Cost {
         let (n, p) = (self.lens.iter().sum::<usize>() as u64, 8 * PARTIALS as u64);
-        Cost { bytes_read: 4 * n + p, bytes_written: p, flops: 2 * n, int8_ops: 0 }
+        Cost { bytes_read: 4 * n + p, bytes_written: p, flops: 2 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: SquaredNormMultiArgs<'_>) {
@@ -146,7 +146,7 @@ impl Kernel for ScaleMulti<'_> {
 
     fn cost(&self) -> Cost {
         let n = self.lens.iter().sum::<usize>() as u64;
-        Cost { bytes_read: 4 * n, bytes_written: 4 * n, flops: n, int8_ops: 0 }
+        Cost { bytes_read: 4 * n, bytes_written: 4 * n, flops: n, ..Cost::default() }
     }
 
     fn cpu(&self, args: ScaleMultiArgs<'_>) {
@@ -196,7 +196,7 @@ impl Kernel for AdamWMulti<'_> {
 
     fn cost(&self) -> Cost {
         let n = self.tensors.iter().map(|t| t.len).sum::<usize>() as u64;
-        Cost { bytes_read: 16 * n, bytes_written: 12 * n, flops: 12 * n, int8_ops: 0 }
+        Cost { bytes_read: 16 * n, bytes_written: 12 * n, flops: 12 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: AdamWMultiArgs<'_>) {

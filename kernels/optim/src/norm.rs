@@ -52,7 +52,7 @@ impl Kernel for SquaredNorm {
 
     fn cost(&self) -> Cost {
         let n = self.len as u64;
-        Cost { bytes_read: 4 * n, bytes_written: 8, flops: 2 * n, int8_ops: 0 }
+        Cost { bytes_read: 4 * n, bytes_written: 8, flops: 2 * n, ..Cost::default() }
     }
 
     fn cpu(&self, args: SquaredNormArgs<'_>) {
